@@ -1,0 +1,56 @@
+//! What the example programs share: their arguments and their logging.
+
+use std::process::exit;
+
+/// Reads the program's positional arguments; each has a name and perhaps a default. `--help` explains them and
+/// ends the program, as does a wrong number of arguments.
+#[must_use]
+pub fn arguments<const N: usize>(
+    program: &str,
+    about: &str,
+    expected: [(&str, Option<&str>); N],
+) -> [String; N] {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let usage = usage(program, about, &expected);
+    if given.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{usage}");
+        exit(0);
+    }
+    if let Some(unknown) = given.iter().find(|argument| argument.starts_with('-')) {
+        fail(program, &format!("unknown option {unknown}"), &usage);
+    }
+    if let Some(extra) = given.get(N) {
+        fail(program, &format!("unexpected argument {extra}"), &usage);
+    }
+    let mut given = given.into_iter();
+    expected.map(|(name, default)| match given.next().or_else(|| default.map(str::to_owned)) {
+        Some(value) => value,
+        None => fail(program, &format!("{name} is missing"), &usage),
+    })
+}
+
+fn usage(program: &str, about: &str, expected: &[(&str, Option<&str>)]) -> String {
+    let mut text = format!("{about}\n\nUsage: {program}");
+    for (name, default) in expected {
+        text += &if default.is_some() { format!(" [{name}]") } else { format!(" {name}") };
+    }
+    text += "\n";
+    for (name, default) in expected {
+        if let Some(default) = default {
+            text += &format!("\n  {name}  default: {default}");
+        }
+    }
+    text += "\n\nAn ENDPOINT is a string such as tcp:8000 or tcp:8000:interface=127.0.0.1.\n";
+    text += "RUST_LOG=debug shows what happens.";
+    text
+}
+
+fn fail(program: &str, problem: &str, usage: &str) -> ! {
+    eprintln!("{program}: {problem}\n\n{usage}");
+    exit(2);
+}
+
+/// Logs to standard error what the environment variable `RUST_LOG` asks for; warnings if it is not set.
+pub fn init_logging() {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+}

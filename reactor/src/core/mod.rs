@@ -1,0 +1,11 @@
+//! What the loop is made of, without the loop: slots with generations, the outbox, the callback queue and the
+//! timer wheel.
+//!
+//! Everything here is pure: no system call, no clock, no user code is ever called. It can be tested under Miri
+//! and under any imagined order of events.
+
+pub(crate) mod outbox;
+pub(crate) mod pool;
+pub(crate) mod queue;
+pub(crate) mod slots;
+pub(crate) mod wheel;

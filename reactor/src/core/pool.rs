@@ -1,0 +1,115 @@
+//! What all outboxes of a reactor share: spare buffers, the sum of queued bytes and the limits.
+//!
+//! Buffers come from here when output is queued and return when it is drained, so an idle connection owns none
+//! and a busy one allocates none. The free lists are bounded.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::outbox::Backlog;
+
+/// Capacity of a pooled segment.
+pub(crate) const SEGMENT: usize = 64 * 1024;
+/// Spare segments that are kept: 2 MiB.
+const SPARE_SEGMENTS: usize = 32;
+/// Spare backlogs that are kept, each with its first small segment: about 4 MiB.
+const SPARE_BACKLOGS: usize = 1024;
+
+/// Limits of output that hold for every connection which has none of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutputLimits {
+    /// Above this many queued bytes `pause_writing` is called.
+    pub(crate) high: usize,
+    /// At or below this many `resume_writing` is called.
+    pub(crate) low: usize,
+    /// A write made above this backlog aborts the connection.
+    pub(crate) write: usize,
+    /// A write that takes the sum of all outboxes above this aborts its connection.
+    pub(crate) total: usize,
+}
+
+impl Default for OutputLimits {
+    fn default() -> Self {
+        Self { high: 64 * 1024, low: 16 * 1024, write: 16 << 20, total: 1 << 30 }
+    }
+}
+
+/// The shared pool.
+#[derive(Default)]
+pub(crate) struct Pool {
+    limits: OutputLimits,
+    total: Cell<usize>,
+    backlogs: RefCell<Vec<Box<Backlog>>>,
+    segments: RefCell<Vec<Vec<u8>>>,
+    /// Shared buffers that were sent: their owners' destructors are user code, so they wait for a moment in
+    /// which nothing is borrowed.
+    spent: RefCell<Vec<Bytes>>,
+}
+
+impl Pool {
+    pub(crate) fn new(limits: OutputLimits) -> Rc<Self> {
+        Rc::new(Self { limits, ..Self::default() })
+    }
+
+    pub(crate) fn limits(&self) -> &OutputLimits {
+        &self.limits
+    }
+
+    /// Bytes queued in memory by all outboxes together.
+    pub(crate) fn total(&self) -> usize {
+        self.total.get()
+    }
+
+    pub(crate) fn grow(&self, bytes: usize) {
+        self.total.set(self.total.get() + bytes);
+    }
+
+    pub(crate) fn shrink(&self, bytes: usize) {
+        self.total.set(self.total.get() - bytes);
+    }
+
+    pub(super) fn backlog(&self) -> Box<Backlog> {
+        self.backlogs.borrow_mut().pop().unwrap_or_else(Backlog::boxed)
+    }
+
+    pub(super) fn give_back_backlog(&self, backlog: Box<Backlog>) {
+        let mut backlogs = self.backlogs.borrow_mut();
+        if backlogs.len() < SPARE_BACKLOGS {
+            backlogs.push(backlog);
+        }
+    }
+
+    pub(super) fn segment(&self) -> Vec<u8> {
+        self.segments.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT))
+    }
+
+    pub(super) fn give_back_segment(&self, mut segment: Vec<u8>) {
+        let mut segments = self.segments.borrow_mut();
+        if segments.len() < SPARE_SEGMENTS && segment.capacity() >= SEGMENT {
+            segment.clear();
+            segments.push(segment);
+        }
+    }
+
+    pub(super) fn spend(&self, bytes: Bytes) {
+        self.spent.borrow_mut().push(bytes);
+    }
+
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.borrow().is_empty()
+    }
+
+    /// Shared buffers whose last bytes were sent, for the caller to drop while nothing is borrowed.
+    #[must_use = "dropping them is the point, and the caller chooses the moment"]
+    pub(crate) fn take_spent(&self) -> Vec<Bytes> {
+        self.spent.take()
+    }
+
+    /// Lets go of all spare memory.
+    pub(crate) fn release(&self) {
+        self.backlogs.take();
+        self.segments.take();
+    }
+}

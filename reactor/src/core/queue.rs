@@ -1,0 +1,115 @@
+//! The callback queue: first in, first out, with cancellation in constant time.
+//!
+//! Entries are numbered in the order they were queued; the number finds the entry again as an offset from the
+//! front. A cancelled entry leaves a hole that is skipped.
+
+use std::collections::VecDeque;
+
+/// Names one queued entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ticket(u64);
+
+/// The queue.
+pub(crate) struct Queue<T> {
+    entries: VecDeque<Option<T>>,
+    /// The number of the entry at the front.
+    front: u64,
+    live: usize,
+}
+
+impl<T> Queue<T> {
+    pub(crate) const fn new() -> Self {
+        Self { entries: VecDeque::new(), front: 0, live: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The number that the next entry will get: entries below it were there before.
+    pub(crate) fn end(&self) -> u64 {
+        self.front + self.entries.len() as u64
+    }
+
+    pub(crate) fn push(&mut self, value: T) -> Ticket {
+        let ticket = Ticket(self.end());
+        self.entries.push_back(Some(value));
+        self.live += 1;
+        ticket
+    }
+
+    /// Takes the first entry numbered below `end`.
+    pub(crate) fn pop_before(&mut self, end: u64) -> Option<T> {
+        while self.front < end {
+            let entry = self.entries.pop_front()?;
+            self.front += 1;
+            if let Some(value) = entry {
+                self.live -= 1;
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// Takes a queued entry out; `None` when it ran or was cancelled before.
+    pub(crate) fn cancel(&mut self, ticket: Ticket) -> Option<T> {
+        let value = self.position(ticket).and_then(|at| self.entries.get_mut(at)?.take())?;
+        self.live -= 1;
+        Some(value)
+    }
+
+    pub(crate) fn contains(&self, ticket: Ticket) -> bool {
+        self.position(ticket).is_some_and(|at| matches!(self.entries.get(at), Some(Some(_))))
+    }
+
+    /// Takes everything, in order.
+    pub(crate) fn drain(&mut self) -> Vec<T> {
+        let end = self.end();
+        std::iter::from_fn(|| self.pop_before(end)).collect()
+    }
+
+    fn position(&self, ticket: Ticket) -> Option<usize> {
+        ticket.0.checked_sub(self.front).map(|offset| offset as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_leave_in_the_order_they_came() {
+        let mut queue = Queue::new();
+        for n in 0..3 {
+            queue.push(n);
+        }
+        assert_eq!(queue.drain(), [0, 1, 2]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_cancelled_entry_is_skipped_and_cancelling_twice_is_ordinary() {
+        let mut queue = Queue::new();
+        let tickets: Vec<_> = (0..4).map(|n| queue.push(n)).collect();
+        assert_eq!(queue.cancel(tickets[1]), Some(1));
+        assert_eq!(queue.cancel(tickets[1]), None);
+        assert!(queue.contains(tickets[2]) && !queue.contains(tickets[1]));
+        assert_eq!(queue.drain(), [0, 2, 3]);
+        assert_eq!(queue.cancel(tickets[0]), None);
+    }
+
+    #[test]
+    fn what_is_queued_while_running_waits_for_the_next_round() {
+        let mut queue = Queue::new();
+        queue.push(0);
+        queue.push(1);
+        let end = queue.end();
+        let mut ran = Vec::new();
+        while let Some(n) = queue.pop_before(end) {
+            ran.push(n);
+            queue.push(n + 10);
+        }
+        assert_eq!(ran, [0, 1]);
+        assert_eq!(queue.drain(), [10, 11]);
+    }
+}

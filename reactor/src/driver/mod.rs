@@ -1,0 +1,310 @@
+//! The seam between the loop and whatever makes things happen.
+//!
+//! The loop asks a [`Driver`] for what *has happened* ([`Driver::next`]) and tells it what to start. A readiness
+//! driver performs the `recv` when asked for the next completion; a simulated one has it ready. The driver
+//! owns sockets and the clock, never calls anybody, and knows connections only by their token.
+//!
+//! The order of calls in a pass: [`wait`](Driver::wait) once, [`next`](Driver::next) until it returns `None` with
+//! anything started in between, [`settle`](Driver::settle) once.
+
+// The kernel is spoken to here and in `sys/`; everything above is safe code.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::core::outbox::Outbox;
+use crate::core::pool::Pool;
+use crate::core::slots::Token;
+
+mod ops;
+pub(crate) mod options;
+mod poll;
+pub(crate) mod socket;
+#[cfg(target_os = "linux")]
+mod splice;
+mod waiter;
+
+use options::{ConnectSpec, KeepAliveSpec, ListenSpec};
+pub(crate) use poll::PollDriver;
+pub(crate) use waiter::Waker;
+
+/// Bytes read at once, and the size of the buffer that `data_received` borrows.
+pub(crate) const SCRATCH: usize = 64 * 1024;
+
+/// Where received bytes stand while a hook looks at them. One per reactor; moved out while a hook runs.
+pub(crate) struct Scratch {
+    buffer: Box<[u8]>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; SCRATCH].into_boxed_slice() }
+    }
+}
+
+/// Which readiness a stream is watched for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Interest(u8);
+
+impl Interest {
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const READ: Self = Self(1);
+    pub(crate) const WRITE: Self = Self(2);
+
+    pub(crate) fn new(read: bool, write: bool) -> Self {
+        Self(u8::from(read) | (u8::from(write) << 1))
+    }
+
+    pub(crate) fn reads(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    pub(crate) fn writes(self) -> bool {
+        self.0 & 2 != 0
+    }
+}
+
+/// Something that happened.
+pub(crate) enum Completion<'b> {
+    /// A listener has a new stream, to be [adopted](Driver::adopt) or dropped.
+    Accepted { listener: Token, stream: NewStream },
+    /// One accept failed; the listener goes on.
+    AcceptFailed { listener: Token, error: io::Error },
+    /// No descriptor or memory is left; `shed` connections were refused. Accepting should pause.
+    Exhausted { listener: Token, error: io::Error, shed: u32 },
+    /// Bytes arrived; never empty.
+    Received { stream: Token, data: &'b [u8] },
+    /// The peer has finished sending.
+    EndOfStream { stream: Token },
+    /// Output may go on.
+    Writable { stream: Token },
+    /// A relayed stream has something to move.
+    RelayReady { stream: Token },
+    /// An attempt to connect succeeded.
+    Connected { stream: Token, local: SocketAddr },
+    /// A stream or an attempt is dead.
+    Failed { stream: Token, error: io::Error },
+    /// Another thread or a signal asked for attention.
+    Woken,
+}
+
+/// An accepted stream that nobody owns yet; dropping it closes it.
+pub(crate) struct NewStream {
+    socket: socket2::Socket,
+    pub(crate) peer: SocketAddr,
+}
+
+/// What became of an attempt to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// The outbox is empty.
+    All,
+    /// The kernel (or the write budget) takes no more now.
+    Blocked,
+}
+
+/// What became of an attempt to relay.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    /// Bytes that reached the target.
+    pub(crate) moved: u64,
+    pub(crate) state: RelayState,
+}
+
+/// Why a relay stopped for now.
+#[derive(Debug)]
+pub(crate) enum RelayState {
+    /// The source has nothing more at the moment.
+    SourceDry,
+    /// The target takes no more at the moment.
+    TargetFull,
+    /// The source ended and everything it sent was moved.
+    Ended,
+    /// The source failed.
+    SourceFailed(io::Error),
+    /// The target failed.
+    TargetFailed(io::Error),
+}
+
+/// A kernel buffer between two streams; exists only where the system can relay without copying.
+pub(crate) struct Relay {
+    #[cfg(target_os = "linux")]
+    pipe: splice::Pipe,
+    #[cfg(not(target_os = "linux"))]
+    never: std::convert::Infallible,
+}
+
+/// Counts of what the driver asked of the kernel.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct DriverStats {
+    pub(crate) waits: u64,
+    pub(crate) receives: u64,
+    pub(crate) sends: u64,
+    pub(crate) accepts: u64,
+    pub(crate) controls: u64,
+    pub(crate) others: u64,
+    pub(crate) stale_events: u64,
+    pub(crate) events: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+}
+
+/// How much of one thing is done before others get their turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budgets {
+    /// Bytes read from one stream per pass.
+    pub(crate) read: usize,
+    /// Bytes sent to one stream per flush.
+    pub(crate) write: usize,
+    /// Connections accepted from one listener per pass.
+    pub(crate) accept: u32,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self { read: 256 * 1024, write: 1 << 20, accept: 64 }
+    }
+}
+
+/// The drivers there are.
+pub(crate) enum Driver {
+    Poll(PollDriver),
+}
+
+/// Passes a call on to whichever driver it is.
+macro_rules! each {
+    ($driver:expr, $inner:ident => $call:expr) => {
+        match $driver {
+            Driver::Poll($inner) => $call,
+        }
+    };
+}
+
+impl Driver {
+    /// Blocks until something happens or `timeout` has passed; the only call that blocks. Returns whether a
+    /// signal handler cut the wait short with nothing to report.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        each!(self, driver => driver.wait(timeout))
+    }
+
+    /// The next thing that happened since the last wait.
+    #[inline]
+    pub(crate) fn next<'b>(&mut self, scratch: &'b mut Scratch) -> Option<Completion<'b>> {
+        each!(self, driver => driver.next(&mut scratch.buffer))
+    }
+
+    /// Tries to send what is in the outbox, within the write budget. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// The stream's failure, or `UnexpectedEof` when a queued file is shorter than it was said to be.
+    #[inline]
+    pub(crate) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
+        each!(self, driver => driver.send(stream, outbox, pool))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        each!(self, driver => driver.now())
+    }
+
+    /// Applies the interest changes of this pass.
+    pub(crate) fn settle(&mut self) {
+        each!(self, driver => driver.settle());
+    }
+
+    /// Opens a listener; the address is the real one, also for port 0.
+    pub(crate) fn listen(&mut self, token: Token, spec: &ListenSpec) -> io::Result<SocketAddr> {
+        each!(self, driver => driver.listen(token, spec))
+    }
+
+    /// Starts an attempt to connect, which ends in `Connected` or `Failed`.
+    pub(crate) fn connect(&mut self, token: Token, spec: &ConnectSpec) -> io::Result<()> {
+        each!(self, driver => driver.connect(token, spec))
+    }
+
+    /// Takes an accepted stream in under `token` and watches it for reading.
+    pub(crate) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {
+        each!(self, driver => driver.adopt(token, stream))
+    }
+
+    /// Our address of an accepted stream, asked of the kernel.
+    pub(crate) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
+        each!(self, driver => driver.local_addr(stream))
+    }
+
+    /// What the source is to be watched for. Reading stops at once; the poller hears of it at settle.
+    #[inline]
+    pub(crate) fn set_interest(&mut self, token: Token, interest: Interest) {
+        each!(self, driver => driver.set_interest(token, interest));
+    }
+
+    /// Ends our direction of a stream.
+    pub(crate) fn shutdown(&mut self, stream: Token) -> io::Result<()> {
+        each!(self, driver => driver.shutdown(stream))
+    }
+
+    /// Closes a listener or a stream.
+    pub(crate) fn close(&mut self, token: Token) {
+        each!(self, driver => driver.close(token, false));
+    }
+
+    /// Closes a stream so that the peer sees a reset.
+    pub(crate) fn abort(&mut self, token: Token) {
+        each!(self, driver => driver.close(token, true));
+    }
+
+    pub(crate) fn set_nodelay(&mut self, token: Token, on: bool) -> io::Result<()> {
+        each!(self, driver => driver.set_nodelay(token, on))
+    }
+
+    pub(crate) fn set_keep_alive(
+        &mut self,
+        token: Token,
+        keep_alive: Option<KeepAliveSpec>,
+    ) -> io::Result<()> {
+        each!(self, driver => driver.set_keep_alive(token, keep_alive))
+    }
+
+    /// A kernel buffer to relay through, or `None` where relaying is done by copying.
+    pub(crate) fn new_relay(&mut self) -> Option<Relay> {
+        each!(self, driver => driver.new_relay())
+    }
+
+    /// Whether the stream's input is reported as `RelayReady` instead of being read.
+    pub(crate) fn set_relaying(&mut self, stream: Token, relaying: bool) {
+        each!(self, driver => driver.set_relaying(stream, relaying));
+    }
+
+    /// Moves bytes from `source` to `target`, within the read budget.
+    pub(crate) fn relay(&mut self, source: Token, target: Token, relay: &mut Relay) -> Relayed {
+        each!(self, driver => driver.relay(source, target, relay))
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        each!(self, driver => driver.waker())
+    }
+
+    /// The descriptor that a signal handler writes to.
+    #[cfg(unix)]
+    pub(crate) fn signal_fd(&mut self) -> io::Result<std::os::fd::RawFd> {
+        each!(self, driver => driver.signal_fd())
+    }
+
+    /// What is readable when a pass would find something.
+    #[cfg(unix)]
+    pub(crate) fn descriptor(&self) -> std::sync::Arc<polling::Poller> {
+        each!(self, driver => driver.descriptor())
+    }
+
+    pub(crate) fn stats(&self) -> DriverStats {
+        each!(self, driver => driver.stats())
+    }
+}
+
+/// Opens the descriptor kept in reserve for the moment when no other can be had.
+fn open_reserve() -> io::Result<File> {
+    if cfg!(unix) { File::open("/dev/null") } else { Err(io::ErrorKind::Unsupported.into()) }
+}

@@ -1,0 +1,130 @@
+//! The system calls on sockets that the poll driver makes while it runs.
+//!
+//! On Linux they go through `rustix`, which enters the kernel without the detour through `errno`; elsewhere
+//! through `socket2`.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::Socket;
+
+use crate::core::outbox::FileRange;
+
+/// The address without the IPv4-in-IPv6 mapping of a dual-stack socket.
+pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many};
+
+/// Bytes of a file sent at once where the system cannot send files, and the room they need.
+#[cfg(not(target_os = "linux"))]
+const FILE_PIECE: usize = 64 * 1024;
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::io::IoSlice;
+
+    use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
+
+    use super::{FileRange, Socket, SocketAddr, io, unmapped};
+    use crate::sys::sigpipe::without_sigpipe;
+
+    #[inline]
+    pub(in super::super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(socket, buffer, RecvFlags::empty())?.0)
+    }
+
+    #[inline]
+    pub(in super::super) fn send(socket: &Socket, data: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(socket, data, SendFlags::NOSIGNAL)?)
+    }
+
+    pub(in super::super) fn send_many(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut control = SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(socket, slices, &mut control, SendFlags::NOSIGNAL)?)
+    }
+
+    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
+        let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+        let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
+        Ok((Socket::from(fd), unmapped(address)))
+    }
+
+    /// Throws urgent data away: nobody asked for it, and it would be reported forever.
+    pub(in super::super) fn discard_urgent(socket: &Socket) {
+        let _ = rustix::net::recv(socket, &mut [0_u8; 16][..], RecvFlags::OOB);
+    }
+
+    /// Sends at most `limit` bytes of the range; 0 means that the file is shorter than the range.
+    pub(in super::super) fn send_file(socket: &Socket, range: &FileRange, limit: usize) -> io::Result<u64> {
+        let mut offset = range.offset;
+        let count = usize::try_from(range.remaining).unwrap_or(usize::MAX).min(limit);
+        let sent = without_sigpipe(|| rustix::fs::sendfile(socket, &range.file, Some(&mut offset), count))?;
+        Ok(sent as u64)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::io::{IoSlice, Read, Seek, SeekFrom};
+    use std::mem::MaybeUninit;
+
+    use super::{FILE_PIECE, FileRange, Socket, SocketAddr, io, unmapped};
+
+    /// Suppresses SIGPIPE per call where the system has a flag for it.
+    #[cfg(all(unix, not(target_vendor = "apple")))]
+    const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+    /// Apple's systems suppress it per socket (`SO_NOSIGPIPE`, set by `socket2`); Windows has no such signal.
+    #[cfg(not(all(unix, not(target_vendor = "apple"))))]
+    const NO_SIGNAL: i32 = 0;
+
+    #[cfg(unix)]
+    const OUT_OF_BAND: i32 = libc::MSG_OOB;
+    #[cfg(not(unix))]
+    const OUT_OF_BAND: i32 = 1;
+
+    pub(in super::super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*socket).read(buffer)
+    }
+
+    pub(in super::super) fn send(socket: &Socket, data: &[u8]) -> io::Result<usize> {
+        socket.send_with_flags(data, NO_SIGNAL)
+    }
+
+    pub(in super::super) fn send_many(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        socket.send_vectored_with_flags(slices, NO_SIGNAL)
+    }
+
+    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+        let (socket, address) = listener.accept()?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(listener.tcp_nodelay()?)?;
+        let address = address.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?;
+        Ok((socket, unmapped(address)))
+    }
+
+    pub(in super::super) fn discard_urgent(socket: &Socket) {
+        let _ = socket.recv_with_flags(&mut [MaybeUninit::uninit(); 16], OUT_OF_BAND);
+    }
+
+    pub(in super::super) fn send_file(socket: &Socket, range: &FileRange, limit: usize) -> io::Result<u64> {
+        let count = usize::try_from(range.remaining).unwrap_or(usize::MAX).min(limit).min(FILE_PIECE);
+        let mut piece = vec![0; count];
+        let mut file = &range.file;
+        file.seek(SeekFrom::Start(range.offset))?;
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok(0);
+        }
+        Ok(send(socket, &piece[..read])? as u64)
+    }
+}

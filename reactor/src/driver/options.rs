@@ -1,0 +1,72 @@
+//! What a driver needs to know to open a TCP socket: plain data, one struct per way of opening.
+//!
+//! The typed builders above the driver convert into these and have checked the values by then;
+//! [`socket`](super::socket) turns them into system calls. Invariant: nothing here does anything, so every
+//! driver, also one without a kernel, can read it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How to open a listening TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenSpec {
+    /// Where to listen; port 0 lets the kernel choose.
+    pub(crate) address: SocketAddr,
+    /// How many connections may wait to be accepted; the kernel may cap it.
+    pub(crate) backlog: u32,
+    /// Listen although connections of an earlier listener linger.
+    pub(crate) reuse_address: bool,
+    /// Share the port with other sockets that ask for the same.
+    pub(crate) reuse_port: bool,
+    /// Whether an IPv6 socket refuses IPv4 peers; `None` is "both" for `[::]` and of no meaning elsewhere.
+    pub(crate) v6only: Option<bool>,
+    /// Report a connection only once it has sent something, at the latest after this time.
+    pub(crate) defer_accept: Option<Duration>,
+    /// How many TCP Fast Open connections may wait for the end of their handshake.
+    pub(crate) fast_open: Option<u32>,
+    /// What accepted connections inherit.
+    pub(crate) tcp: TcpOptions,
+}
+
+/// How to open a TCP connection. Its time-out is kept by the layers above: a driver has no deadlines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConnectSpec {
+    /// Where to connect to.
+    pub(crate) address: SocketAddr,
+    /// The local address to bind first; port 0 lets the kernel choose.
+    pub(crate) local_address: Option<SocketAddr>,
+    /// Options of the connection.
+    pub(crate) tcp: TcpOptions,
+}
+
+/// Options of a connection, set on its socket or on the listener that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TcpOptions {
+    /// Send small segments at once (TCP_NODELAY) instead of waiting for acknowledgements.
+    pub(crate) nodelay: bool,
+    /// Probe an idle peer; `None` does not.
+    pub(crate) keep_alive: Option<KeepAliveSpec>,
+    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel's own tuning.
+    pub(crate) recv_buffer: Option<usize>,
+    /// The kernel's send buffer in bytes; `None` leaves it to the kernel's own tuning.
+    pub(crate) send_buffer: Option<usize>,
+    /// The network device that the traffic has to use.
+    pub(crate) bind_device: Option<String>,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self { nodelay: true, keep_alive: None, recv_buffer: None, send_buffer: None, bind_device: None }
+    }
+}
+
+/// When the kernel probes an idle peer, and when it gives it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeepAliveSpec {
+    /// Silence before the first probe.
+    pub(crate) idle: Duration,
+    /// Time between two probes.
+    pub(crate) interval: Duration,
+    /// Unanswered probes before the connection is lost.
+    pub(crate) count: u32,
+}

@@ -1,0 +1,641 @@
+//! The driver for real sockets: level-triggered readiness from `polling`, turned into completions.
+//!
+//! A stream is registered once for reading; write interest exists only while output is blocked. One `recv` per
+//! ready stream: after a short read nothing is read again to see `EAGAIN`, because a level-triggered poller
+//! reports whatever is left. The invariant: `wanted` is what the loop asked for last and counts at once;
+//! `registered` is what the poller knows and follows at settle.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use polling::{Event, PollMode};
+use socket2::{SockRef, Socket};
+
+use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
+use super::socket::{self, Progress};
+use super::waiter::{Readiness, WAKE_KEY, Waiter};
+use super::{Budgets, Completion, DriverStats, Interest, NewStream, Relay, RelayState, Relayed, Sent, Waker};
+use super::{open_reserve, ops};
+use crate::core::outbox::{Front, MAX_SLICES, Outbox};
+use crate::core::pool::Pool;
+use crate::core::slots::Token;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Vacant,
+    Listener,
+    Connecting,
+    Stream,
+    /// A stream whose input is relayed by the loop instead of being read here.
+    Relayed,
+}
+
+struct Source {
+    generation: u32,
+    kind: Kind,
+    wanted: Interest,
+    /// `None`: the poller does not know the socket.
+    registered: Option<Interest>,
+    /// Stands on the list of interest changes.
+    changed: bool,
+    socket: Option<Socket>,
+}
+
+impl Source {
+    const VACANT: Self = Self {
+        generation: 0,
+        kind: Kind::Vacant,
+        wanted: Interest::NONE,
+        registered: None,
+        changed: false,
+        socket: None,
+    };
+}
+
+/// The source whose event is being worked on.
+#[derive(Clone, Copy)]
+enum Turn {
+    None,
+    /// Bytes that may still be read.
+    Read(Token, usize),
+    /// Connections that may still be accepted.
+    Accept(Token, u32),
+}
+
+/// The driver.
+pub(crate) struct PollDriver {
+    waiter: Waiter,
+    sources: Vec<Source>,
+    /// Sources whose interest differs from what is registered.
+    changes: Vec<Token>,
+    turn: Turn,
+    budgets: Budgets,
+    /// The target of each attempt to connect, for its error.
+    targets: HashMap<Token, SocketAddr>,
+    /// Options of what each listener accepts, for systems where sockets do not inherit them.
+    accept_options: HashMap<Token, TcpOptions>,
+    /// Given up for a moment when no descriptor is left, to refuse connections instead of leaving them waiting.
+    reserve: Option<File>,
+    stats: DriverStats,
+}
+
+impl PollDriver {
+    pub(crate) fn new(portable: bool, budgets: Budgets) -> io::Result<Self> {
+        Ok(Self {
+            waiter: Waiter::new(portable)?,
+            sources: Vec::new(),
+            changes: Vec::new(),
+            turn: Turn::None,
+            budgets,
+            targets: HashMap::new(),
+            accept_options: HashMap::new(),
+            reserve: None,
+            stats: DriverStats::default(),
+        })
+    }
+
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.turn = Turn::None;
+        self.stats.waits += 1;
+        self.waiter.wait(timeout)
+    }
+
+    #[inline]
+    pub(super) fn next<'b>(&mut self, scratch: &'b mut [u8]) -> Option<Completion<'b>> {
+        loop {
+            match self.turn {
+                Turn::None => {}
+                Turn::Read(token, budget) => {
+                    let limit = budget.min(scratch.len());
+                    match self.receive(token, &mut scratch[..limit]) {
+                        Ok(0) => {
+                            self.turn = Turn::None;
+                            return Some(Completion::EndOfStream { stream: token });
+                        }
+                        Ok(count) => {
+                            let left = budget - count;
+                            // A short read has emptied the socket, as far as anybody can know.
+                            self.turn =
+                                if count < limit || left == 0 { Turn::None } else { Turn::Read(token, left) };
+                            self.stats.bytes_received += count as u64;
+                            return Some(Completion::Received { stream: token, data: &scratch[..count] });
+                        }
+                        Err(error) => match error.kind() {
+                            io::ErrorKind::WouldBlock => self.turn = Turn::None,
+                            io::ErrorKind::Interrupted => {}
+                            _ => {
+                                self.turn = Turn::None;
+                                return Some(Completion::Failed { stream: token, error });
+                            }
+                        },
+                    }
+                }
+                Turn::Accept(token, budget) => {
+                    if let Some(completion) = self.accept(token, budget) {
+                        return Some(completion);
+                    }
+                }
+            }
+            if matches!(self.turn, Turn::None) {
+                let readiness = self.waiter.next()?;
+                if let Some(completion) = self.begin(readiness) {
+                    return Some(completion);
+                }
+            }
+        }
+    }
+
+    /// Looks at one event: what it means for its source, and what is to be done about it.
+    #[inline]
+    fn begin<'b>(&mut self, event: Readiness) -> Option<Completion<'b>> {
+        self.stats.events += 1;
+        if event.key == WAKE_KEY {
+            self.waiter.drain_wake();
+            return Some(Completion::Woken);
+        }
+        let token = Token::from_key(event.key);
+        let budgets = self.budgets;
+        let Some(source) = self.source(token) else {
+            self.stats.stale_events += 1;
+            return None;
+        };
+        match source.kind {
+            Kind::Stream => {
+                if event.urgent
+                    && let Some(socket) = &source.socket
+                {
+                    ops::discard_urgent(socket);
+                }
+                if source.wanted.reads() && event.readable {
+                    self.turn = Turn::Read(token, budgets.read);
+                } else if source.wanted == Interest::NONE && (event.error || event.hung_up) {
+                    return self.unwanted(token, event);
+                }
+                let source = self.source(token)?;
+                (source.wanted.writes() && event.writable).then_some(Completion::Writable { stream: token })
+            }
+            Kind::Relayed => {
+                if source.wanted == Interest::NONE && (event.error || event.hung_up) {
+                    return self.unwanted(token, event);
+                }
+                if source.wanted.writes() && event.writable {
+                    return Some(Completion::Writable { stream: token });
+                }
+                (source.wanted.reads() && event.readable).then_some(Completion::RelayReady { stream: token })
+            }
+            Kind::Listener => {
+                if source.wanted.reads() {
+                    self.turn = Turn::Accept(token, budgets.accept);
+                }
+                None
+            }
+            Kind::Connecting => event.writable.then(|| self.finish_connect(token)),
+            Kind::Vacant => None,
+        }
+    }
+
+    /// An error or a hang-up of a stream that is watched for nothing: reported whether wanted or not.
+    fn unwanted<'b>(&mut self, token: Token, event: Readiness) -> Option<Completion<'b>> {
+        if event.error {
+            let source = self.source(token)?;
+            let error = source.socket.as_ref().and_then(|socket| socket.take_error().ok().flatten());
+            let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+            return Some(Completion::Failed { stream: token, error });
+        }
+        // An orderly end waits until somebody wants to read again; watched on, it would be reported forever.
+        self.deregister(token);
+        None
+    }
+
+    fn deregister(&mut self, token: Token) {
+        let Some(source) = self.sources.get_mut(token.index()) else { return };
+        if let (Some(socket), Some(_)) = (&source.socket, source.registered.take()) {
+            self.stats.controls += 1;
+            if let Err(error) = self.waiter.poller.delete(socket) {
+                log::warn!("cannot deregister a socket: {error}");
+            }
+        }
+    }
+
+    /// Reads once, unless the stream was paused, closed or handed over since its event: then the rest of the
+    /// turn is void.
+    #[inline]
+    fn receive(&mut self, token: Token, buffer: &mut [u8]) -> io::Result<usize> {
+        let source = self.sources.get(token.index()).filter(|source| source.generation == token.generation());
+        match source {
+            Some(Source { kind: Kind::Stream, wanted, socket: Some(socket), .. }) if wanted.reads() => {
+                self.stats.receives += 1;
+                ops::receive(socket, buffer)
+            }
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    #[inline]
+    fn source(&mut self, token: Token) -> Option<&mut Source> {
+        let source = self.sources.get_mut(token.index())?;
+        (source.generation == token.generation() && source.kind != Kind::Vacant).then_some(source)
+    }
+
+    fn accept<'b>(&mut self, listener: Token, budget: u32) -> Option<Completion<'b>> {
+        self.turn = Turn::None;
+        let source = self.source(listener)?;
+        if !source.wanted.reads() {
+            return None;
+        }
+        let result = ops::accept(source.socket.as_ref()?);
+        self.stats.accepts += 1;
+        if budget > 1 {
+            self.turn = Turn::Accept(listener, budget - 1);
+        }
+        let error = match result {
+            Ok((socket, peer)) => {
+                if let Some(options) = self.accept_options.get(&listener)
+                    && let Err(error) = socket::apply_to_accepted(&socket, options)
+                {
+                    log::warn!("{peer}: {error}");
+                }
+                return Some(Completion::Accepted { listener, stream: NewStream { socket, peer } });
+            }
+            Err(error) => error,
+        };
+        match classify(&error) {
+            AcceptError::Empty => {
+                self.turn = Turn::None;
+                None
+            }
+            AcceptError::Unlucky => Some(Completion::AcceptFailed { listener, error }),
+            AcceptError::OutOfDescriptors => {
+                self.turn = Turn::None;
+                let shed = self.shed(listener);
+                Some(Completion::Exhausted { listener, error, shed })
+            }
+            AcceptError::Other => {
+                self.turn = Turn::None;
+                Some(Completion::Exhausted { listener, error, shed: 0 })
+            }
+        }
+    }
+
+    /// Refuses waiting connections with the reserved descriptor, at most one accept budget of them.
+    fn shed(&mut self, listener: Token) -> u32 {
+        let mut shed = 0;
+        while shed < self.budgets.accept {
+            if self.reserve.take().is_none() {
+                break;
+            }
+            let Some(socket) = self.source(listener).and_then(|source| source.socket.as_ref()) else { break };
+            let accepted = ops::accept(socket);
+            self.stats.accepts += 1;
+            let refused = accepted.is_ok();
+            drop(accepted);
+            self.reserve = open_reserve().ok();
+            if !refused {
+                break;
+            }
+            shed += 1;
+        }
+        if self.reserve.is_none() {
+            self.reserve = open_reserve().ok();
+        }
+        shed
+    }
+
+    fn finish_connect<'b>(&mut self, stream: Token) -> Completion<'b> {
+        let address = self.targets.remove(&stream);
+        let outcome = match (self.source(stream).and_then(|source| source.socket.as_ref()), address) {
+            (Some(socket), Some(address)) => {
+                socket::finish_connect(socket, address).and_then(|()| local_address(socket))
+            }
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        };
+        match outcome {
+            Ok(local) => {
+                if let Some(source) = self.source(stream) {
+                    source.kind = Kind::Stream;
+                }
+                self.set_interest(stream, Interest::READ);
+                Completion::Connected { stream, local }
+            }
+            Err(error) => Completion::Failed { stream, error },
+        }
+    }
+
+    #[inline]
+    pub(super) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
+        let Some(source) = self.sources.get(stream.index()) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let (Some(socket), true) = (&source.socket, source.generation == stream.generation()) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        // The usual case: one small buffer, taken whole.
+        if let Some(data) = outbox.only() {
+            let length = data.len();
+            self.stats.sends += 1;
+            match ops::send(socket, data) {
+                Ok(sent) => {
+                    self.stats.bytes_sent += sent as u64;
+                    outbox.consume(sent, pool);
+                    return Ok(if sent == length { Sent::All } else { Sent::Blocked });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        send_backlog(socket, outbox, pool, self.budgets.write, &mut self.stats)
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    pub(super) fn settle(&mut self) {
+        while let Some(token) = self.changes.pop() {
+            let Some(source) = self.source(token) else { continue };
+            source.changed = false;
+            if source.registered == Some(source.wanted) {
+                continue;
+            }
+            if source.registered.is_none() && source.wanted == Interest::NONE {
+                continue;
+            }
+            if let Err(error) = self.register(token) {
+                log::error!("cannot change what a socket is watched for: {error}");
+            }
+        }
+    }
+
+    /// Tells the poller what the source is wanted for.
+    fn register(&mut self, token: Token) -> io::Result<()> {
+        self.stats.controls += 1;
+        let poller = std::sync::Arc::clone(&self.waiter.poller);
+        let Some(source) = self.source(token) else { return Ok(()) };
+        let Some(socket) = &source.socket else { return Ok(()) };
+        let event = Event::new(token.key(), source.wanted.reads(), source.wanted.writes());
+        match source.registered {
+            // SAFETY: `close` removes the socket from the poller before it is dropped, but on Linux, where
+            // epoll forgets a closed descriptor by itself.
+            None => unsafe { poller.add_with_mode(socket, event, PollMode::Level) }?,
+            Some(_) => poller.modify_with_mode(socket, event, PollMode::Level)?,
+        }
+        source.registered = Some(source.wanted);
+        Ok(())
+    }
+
+    fn install(&mut self, token: Token, kind: Kind, socket: Socket, wanted: Interest) -> io::Result<()> {
+        let index = token.index();
+        if self.sources.len() <= index {
+            if self.sources.capacity() <= index {
+                self.sources.reserve_exact((index + 1 - self.sources.len()).max(index / 4).max(16));
+            }
+            self.sources.resize_with(index + 1, || Source::VACANT);
+        }
+        let source = Source { kind, wanted, socket: Some(socket), ..Source::VACANT };
+        self.sources[index] = Source { generation: token.generation(), ..source };
+        self.register(token).inspect_err(|_| self.sources[index] = Source::VACANT)
+    }
+
+    pub(super) fn listen(&mut self, token: Token, spec: &ListenSpec) -> io::Result<SocketAddr> {
+        let (socket, address) = socket::listen(spec)?;
+        self.stats.others += 1;
+        if self.reserve.is_none() {
+            self.reserve = open_reserve().ok();
+        }
+        self.install(token, Kind::Listener, socket, Interest::READ)?;
+        if !cfg!(target_os = "linux") {
+            self.accept_options.insert(token, spec.tcp.clone());
+        }
+        Ok(address)
+    }
+
+    pub(super) fn connect(&mut self, token: Token, spec: &ConnectSpec) -> io::Result<()> {
+        let (socket, progress) = socket::connect(spec)?;
+        self.stats.others += 1;
+        // An attempt that is done at once is reported by its first event like any other.
+        let (Progress::Done | Progress::InProgress) = progress;
+        self.targets.insert(token, spec.address);
+        self.install(token, Kind::Connecting, socket, Interest::WRITE)
+    }
+
+    pub(super) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {
+        self.install(token, Kind::Stream, stream.socket, Interest::READ)
+    }
+
+    pub(super) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
+        self.stats.others += 1;
+        local_address(&stream.socket)
+    }
+
+    #[inline]
+    pub(super) fn set_interest(&mut self, token: Token, interest: Interest) {
+        let Some(source) = self.source(token) else { return };
+        if source.wanted == interest {
+            return;
+        }
+        source.wanted = interest;
+        if !source.changed {
+            source.changed = true;
+            self.changes.push(token);
+        }
+    }
+
+    pub(super) fn shutdown(&mut self, stream: Token) -> io::Result<()> {
+        self.stats.others += 1;
+        self.with_socket(stream, |socket| socket.shutdown(std::net::Shutdown::Write))
+    }
+
+    pub(super) fn close(&mut self, token: Token, reset: bool) {
+        if cfg!(not(target_os = "linux")) {
+            self.deregister(token);
+        }
+        self.targets.remove(&token);
+        self.accept_options.remove(&token);
+        self.stats.others += 1;
+        let Some(source) = self.source(token) else { return };
+        if reset && let Some(socket) = &source.socket {
+            // Zero linger makes the close a reset.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+        *source = Source { generation: source.generation, ..Source::VACANT };
+    }
+
+    fn with_socket<R>(&mut self, token: Token, f: impl FnOnce(&Socket) -> io::Result<R>) -> io::Result<R> {
+        match self.source(token).and_then(|source| source.socket.as_ref()) {
+            Some(socket) => f(socket),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(super) fn set_nodelay(&mut self, token: Token, on: bool) -> io::Result<()> {
+        self.stats.others += 1;
+        self.with_socket(token, |socket| socket::set_nodelay(socket, on))
+    }
+
+    pub(super) fn set_keep_alive(&mut self, token: Token, spec: Option<KeepAliveSpec>) -> io::Result<()> {
+        self.stats.others += 1;
+        self.with_socket(token, |socket| socket::set_keep_alive(socket, spec))
+    }
+
+    pub(super) fn new_relay(&mut self) -> Option<Relay> {
+        #[cfg(target_os = "linux")]
+        return super::splice::Pipe::new().ok().map(|pipe| Relay { pipe });
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
+    pub(super) fn set_relaying(&mut self, stream: Token, relaying: bool) {
+        if let Some(source) = self.source(stream) {
+            source.kind = if relaying { Kind::Relayed } else { Kind::Stream };
+        }
+    }
+
+    pub(super) fn relay(&mut self, source: Token, target: Token, relay: &mut Relay) -> Relayed {
+        let gone = |state: fn(io::Error) -> RelayState| Relayed {
+            moved: 0,
+            state: state(io::ErrorKind::NotConnected.into()),
+        };
+        if self.source(source).is_none() {
+            return gone(RelayState::SourceFailed);
+        }
+        if self.source(target).is_none() {
+            return gone(RelayState::TargetFailed);
+        }
+        let sockets = (&self.sources[source.index()].socket, &self.sources[target.index()].socket);
+        let (Some(from), Some(to)) = sockets else { return gone(RelayState::SourceFailed) };
+        #[cfg(target_os = "linux")]
+        let relayed = relay.pipe.relay(from, to, self.budgets.read, &mut self.stats.others);
+        #[cfg(not(target_os = "linux"))]
+        let relayed: Relayed = {
+            let _ = (from, to);
+            match relay.never {}
+        };
+        self.stats.bytes_received += relayed.moved;
+        self.stats.bytes_sent += relayed.moved;
+        relayed
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        self.waiter.waker()
+    }
+
+    #[cfg(unix)]
+    pub(super) fn signal_fd(&mut self) -> io::Result<std::os::fd::RawFd> {
+        self.waiter.signal_fd()
+    }
+
+    #[cfg(unix)]
+    pub(super) fn descriptor(&self) -> std::sync::Arc<polling::Poller> {
+        std::sync::Arc::clone(&self.waiter.poller)
+    }
+
+    pub(super) fn stats(&self) -> DriverStats {
+        self.stats
+    }
+}
+
+impl Drop for PollDriver {
+    fn drop(&mut self) {
+        for source in &self.sources {
+            if let (Some(socket), Some(_)) = (&source.socket, source.registered) {
+                let _ = self.waiter.poller.delete(socket);
+            }
+        }
+    }
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = SockRef::from(socket).local_addr()?;
+    address.as_socket().map(ops::unmapped).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Sends buffers and files until the kernel takes no more, the budget is used up or nothing is left.
+fn send_backlog(
+    socket: &Socket,
+    outbox: &mut Outbox,
+    pool: &Pool,
+    budget: usize,
+    stats: &mut DriverStats,
+) -> io::Result<Sent> {
+    let mut left = budget;
+    while left > 0 {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let front = outbox.front(&mut slices);
+        stats.sends += 1;
+        let (result, offered) = match front {
+            Front::Nothing => {
+                stats.sends -= 1;
+                return Ok(Sent::All);
+            }
+            Front::One(data) => (ops::send(socket, data), data.len()),
+            Front::Many(list) => (ops::send_many(socket, list), list.iter().map(|slice| slice.len()).sum()),
+            Front::File(range) => match ops::send_file(socket, range, left) {
+                Ok(0) => {
+                    let text = "the file became shorter than the range that was to be sent";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                }
+                Ok(sent) => {
+                    outbox.consume_file(sent, pool);
+                    stats.bytes_sent += sent;
+                    left = left.saturating_sub(sent as usize);
+                    continue;
+                }
+                Err(error) => (Err(error), 0),
+            },
+        };
+        match result {
+            Ok(sent) => {
+                outbox.consume(sent, pool);
+                stats.bytes_sent += sent as u64;
+                left = left.saturating_sub(sent);
+                if sent < offered {
+                    return Ok(Sent::Blocked);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
+}
+
+/// What a failed accept means for the listener.
+enum AcceptError {
+    /// Nobody is waiting.
+    Empty,
+    /// This one connection is lost.
+    Unlucky,
+    /// No descriptor is left in the process or the system.
+    OutOfDescriptors,
+    /// Anything else: better not tried again at once.
+    Other,
+}
+
+fn classify(error: &io::Error) -> AcceptError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => return AcceptError::Empty,
+        io::ErrorKind::Interrupted
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => return AcceptError::Unlucky,
+        _ => {}
+    }
+    #[cfg(unix)]
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => return AcceptError::OutOfDescriptors,
+        // Errors already pending on the new socket, which Linux passes on (accept(2)).
+        Some(libc::EPROTO | libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::EOPNOTSUPP) => {
+            return AcceptError::Unlucky;
+        }
+        _ => {}
+    }
+    AcceptError::Other
+}

@@ -1,0 +1,321 @@
+//! Endpoints: where to listen and where to connect to, as a string from a configuration file or as a typed
+//! builder.
+//!
+//! A string becomes a [`ListenEndpoint`] or a [`ConnectEndpoint`], as does a builder ([`TcpListen`],
+//! [`TcpConnect`]) or a plain [`SocketAddr`]; the traits [`IntoListenEndpoint`] and [`IntoConnectEndpoint`]
+//! let a function take any of them. Values are checked in that conversion, before the system is asked for
+//! anything: what comes out of it can only fail because of the machine it runs on.
+//!
+//! ```
+//! use std::net::{Ipv4Addr, SocketAddr};
+//! use twistor::endpoint::{IntoListenEndpoint, ListenEndpoint, TcpListen};
+//!
+//! fn listen(endpoint: impl IntoListenEndpoint) -> std::io::Result<ListenEndpoint> {
+//!     Ok(endpoint.into_listen_endpoint()?)
+//! }
+//!
+//! let any = TcpListen::new(8000);
+//! assert_eq!(listen("tcp:8000")?, ListenEndpoint::Tcp(any.clone()));
+//! assert_eq!(listen(any)?, listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)))?);
+//! # std::io::Result::Ok(())
+//! ```
+//!
+//! # Endpoint strings
+//!
+//! A string is a kind, then arguments, then keyword arguments, all separated by colons, as in Twisted:
+//!
+//! ```text
+//! endpoint = kind { ":" argument } { ":" keyword "=" value }
+//! ```
+//!
+//! A backslash takes its meaning from the character behind it: `\:`, `\=`, `\\`, `\[` and `\]` stand for that
+//! character. Colons between brackets at the beginning of an argument or value need no backslash, so that an
+//! IPv6 address can be written as in a URL: `[::1]`. The first `=` of an argument ends the keyword; further
+//! ones belong to the value.
+//!
+//! | kind | to listen | to connect |
+//! |---|---|---|
+//! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:ADDRESS:PORT` |
+//! | `tcp6` | `tcp6:PORT`, on all addresses, IPv6 and IPv4, unless `interface` is given | |
+//!
+//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. Host names are not resolved
+//! yet.
+//!
+//! | keyword | value | to listen | to connect | without it |
+//! |---|---|---|---|---|
+//! | `interface` | the IP address to listen on | yes | | all |
+//! | `backlog` | connections that may wait to be accepted, 1 to 65535 | yes | | 1024 |
+//! | `reuse_address` | yes or no | yes | | yes (on Windows no) |
+//! | `reuse_port` | yes or no | yes | | no |
+//! | `v6only` | yes or no; for IPv6 only | yes | | no |
+//! | `defer_accept` | seconds to wait for the first data, 1 to 3600 | yes | | off |
+//! | `fast_open` | length of the TCP Fast Open queue, 1 to 65535 | yes | | off |
+//! | `bind_address` | the local IP address, possibly with `\:` and a port | | yes | the system's choice |
+//! | `timeout` | seconds until the attempt is given up, above 0 and at most 86400 | | yes | 30 |
+//! | `nodelay` | yes or no | yes | yes | yes |
+//! | `keep_alive` | yes, no, or `IDLE/INTERVAL/COUNT` in seconds, as `60/10/5` | yes | yes | no |
+//! | `recv_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
+//! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
+//! | `bind_device` | the name of a network device | yes | yes | any |
+//!
+//! Yes can be written `yes`, `true`, `on` or `1`, no `no`, `false`, `off` or `0`. Seconds can have a
+//! fraction. What the options do, and which systems have them, stands at the methods of [`TcpListen`] and
+//! [`TcpConnect`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use twistor::endpoint::{ConnectEndpoint, KeepAlive, ListenEndpoint, TcpConnect, TcpListen};
+//!
+//! let server: ListenEndpoint = "tcp:8000:interface=127.0.0.1:backlog=128:reuse_port=yes".parse()?;
+//! let same = TcpListen::new(8000).interface([127, 0, 0, 1]).backlog(128).reuse_port(true);
+//! assert_eq!(server, ListenEndpoint::Tcp(same));
+//!
+//! // An IPv6 address, escaped and in brackets.
+//! let escaped: ListenEndpoint = r"tcp6:8000:interface=\:\:1".parse()?;
+//! assert_eq!(escaped, "tcp6:8000:interface=[::1]".parse()?);
+//!
+//! let client: ConnectEndpoint = "tcp:[::1]:8000:timeout=2.5:keep_alive=60/10/5".parse()?;
+//! let address = "[::1]:8000".parse().unwrap();
+//! let same = TcpConnect::new(address).timeout(Duration::from_millis(2500)).keep_alive(KeepAlive::new());
+//! assert_eq!(client, ConnectEndpoint::Tcp(same));
+//! # Ok::<(), twistor::endpoint::EndpointError>(())
+//! ```
+//!
+//! An error points at what is wrong and says what would be right:
+//!
+//! ```
+//! # use twistor::endpoint::ListenEndpoint;
+//! let error = "tcp:80x".parse::<ListenEndpoint>().unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     r#"bad endpoint "tcp:80x": port "80x" (column 5) is not a number from 0 to 65535"#
+//! );
+//! ```
+
+mod error;
+mod keep_alive;
+mod limits;
+mod parse;
+mod tcp;
+mod tcp_string;
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use parse::EndpointString;
+
+pub use error::EndpointError;
+pub use keep_alive::KeepAlive;
+pub use tcp::{TcpConnect, TcpListen};
+
+/// Where to listen: one variant per kind of transport.
+///
+/// Made from a string with [`str::parse`] (see the [module](self)) or from a builder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenEndpoint {
+    /// A TCP port.
+    Tcp(TcpListen),
+}
+
+impl FromStr for ListenEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let endpoint = EndpointString::parse(text)?;
+        match endpoint.kind() {
+            "tcp" => tcp_string::listen(endpoint).map(Self::Tcp),
+            "tcp6" => tcp_string::listen_v6(endpoint).map(Self::Tcp),
+            _ => Err(endpoint.unknown_kind("listening", &["tcp", "tcp6"])),
+        }
+    }
+}
+
+impl From<TcpListen> for ListenEndpoint {
+    fn from(tcp: TcpListen) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+/// Where to connect to: one variant per kind of transport.
+///
+/// Made from a string with [`str::parse`] (see the [module](self)) or from a builder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectEndpoint {
+    /// A TCP address.
+    Tcp(TcpConnect),
+}
+
+impl FromStr for ConnectEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let endpoint = EndpointString::parse(text)?;
+        match endpoint.kind() {
+            "tcp" => tcp_string::connect(endpoint).map(Self::Tcp),
+            _ => Err(endpoint.unknown_kind("connecting", &["tcp"])),
+        }
+    }
+}
+
+impl From<TcpConnect> for ConnectEndpoint {
+    fn from(tcp: TcpConnect) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+/// What can be listened on: an endpoint, its builder, an endpoint string, or a [`SocketAddr`] (which means
+/// TCP).
+pub trait IntoListenEndpoint {
+    /// The endpoint, with all its values checked.
+    ///
+    /// # Errors
+    ///
+    /// If a string cannot be read, or a value is out of its range or contradicts another.
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError>;
+}
+
+impl IntoListenEndpoint for ListenEndpoint {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        match &self {
+            Self::Tcp(tcp) => tcp.check()?,
+        }
+        Ok(self)
+    }
+}
+
+impl IntoListenEndpoint for TcpListen {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        ListenEndpoint::Tcp(self).into_listen_endpoint()
+    }
+}
+
+impl IntoListenEndpoint for SocketAddr {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        TcpListen::on(self).into_listen_endpoint()
+    }
+}
+
+impl IntoListenEndpoint for &str {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+impl IntoListenEndpoint for &String {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+impl IntoListenEndpoint for String {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+/// What can be connected to: an endpoint, its builder, an endpoint string, or a [`SocketAddr`] (which means
+/// TCP).
+pub trait IntoConnectEndpoint {
+    /// The endpoint, with all its values checked.
+    ///
+    /// # Errors
+    ///
+    /// If a string cannot be read, or a value is out of its range or contradicts another.
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError>;
+}
+
+impl IntoConnectEndpoint for ConnectEndpoint {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        match &self {
+            Self::Tcp(tcp) => tcp.check()?,
+        }
+        Ok(self)
+    }
+}
+
+impl IntoConnectEndpoint for TcpConnect {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        ConnectEndpoint::Tcp(self).into_connect_endpoint()
+    }
+}
+
+impl IntoConnectEndpoint for SocketAddr {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        TcpConnect::new(self).into_connect_endpoint()
+    }
+}
+
+impl IntoConnectEndpoint for &str {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+impl IntoConnectEndpoint for &String {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+impl IntoConnectEndpoint for String {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        self.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_means_the_same_port_is_the_same_endpoint() {
+        let address: SocketAddr = "0.0.0.0:8000".parse().unwrap();
+        let expected = ListenEndpoint::Tcp(TcpListen::new(8000));
+        assert_eq!("tcp:8000".into_listen_endpoint().unwrap(), expected);
+        assert_eq!(String::from("tcp:8000").into_listen_endpoint().unwrap(), expected);
+        assert_eq!((&String::from("tcp:8000")).into_listen_endpoint().unwrap(), expected);
+        assert_eq!(TcpListen::on(address).into_listen_endpoint().unwrap(), expected);
+        assert_eq!(address.into_listen_endpoint().unwrap(), expected);
+        assert_eq!(expected.clone().into_listen_endpoint().unwrap(), expected);
+    }
+
+    #[test]
+    fn everything_that_means_the_same_peer_is_the_same_endpoint() {
+        let address: SocketAddr = "[::1]:8000".parse().unwrap();
+        let expected = ConnectEndpoint::Tcp(TcpConnect::new(address));
+        assert_eq!("tcp:[::1]:8000".into_connect_endpoint().unwrap(), expected);
+        assert_eq!(String::from("tcp:[::1]:8000").into_connect_endpoint().unwrap(), expected);
+        assert_eq!((&String::from("tcp:[::1]:8000")).into_connect_endpoint().unwrap(), expected);
+        assert_eq!(TcpConnect::new(address).into_connect_endpoint().unwrap(), expected);
+        assert_eq!(address.into_connect_endpoint().unwrap(), expected);
+        assert_eq!(expected.clone().into_connect_endpoint().unwrap(), expected);
+    }
+
+    #[test]
+    fn an_unknown_kind_lists_the_known_ones() {
+        let error = "tpc:8000".parse::<ListenEndpoint>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bad endpoint \"tpc:8000\": unknown kind \"tpc\" (column 1); \
+             the kinds for listening are tcp and tcp6"
+        );
+        let error = "tcp6:[::1]:8000".parse::<ConnectEndpoint>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bad endpoint \"tcp6:[::1]:8000\": unknown kind \"tcp6\" (column 1); \
+             the kind for connecting is tcp"
+        );
+    }
+
+    #[test]
+    fn an_error_is_an_io_error_of_kind_invalid_input() {
+        let error: std::io::Error = TcpListen::new(0).backlog(0).into_listen_endpoint().unwrap_err().into();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert_eq!(
+            error.to_string(),
+            "bad endpoint 0.0.0.0:0: backlog 0 is not from 1 to 65535; 1024 suits most servers"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! A callback-style reactor framework: you implement [`Protocol`] and [`Factory`], the [`Reactor`] owns the poller,
+//! the callback queue and the timers, and calls you when something happens.
+//!
+//! ```no_run
+//! use twistor::{Protocol, Reactor, Transport};
+//!
+//! struct Echo;
+//!
+//! impl Protocol for Echo {
+//!     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+//!         transport.write(data);
+//!     }
+//! }
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let reactor = Reactor::new()?;
+//!     reactor.listen("tcp:8000", |_| Echo)?;
+//!     reactor.run()
+//! }
+//! ```
+//!
+//! # What happens when
+//!
+//! One turn of the loop is a *pass*:
+//!
+//! 1. **wait** for events, not at all if anything is queued, else until the next timer;
+//! 2. **I/O**: for each thing that happened, call the hook, then send what it wrote;
+//! 3. **timers** that are due;
+//! 4. **queue**: callbacks, posts and calls from other threads that are there now;
+//! 5. **stop**, if somebody asked for it: the phases of shutdown;
+//! 6. **settle**: send what was written from elsewhere, call `pause_writing` and `resume_writing`, report losses,
+//!    tell the poller what to watch for.
+//!
+//! Nobody is called from inside a call: every method but [`Reactor::run`] and [`Reactor::turn`] only edits buffers,
+//! flags and queues. So a hook may do anything (close its own connection, stop the reactor, write to others), and
+//! state that protocols share in an `Rc<RefCell<_>>` is never borrowed twice by surprise.
+//!
+//! # Getting about
+//!
+//! * [`Protocol`]: the hooks of a connection. [`Factory`] makes one per connection; a closure is a factory.
+//! * [`Transport`]: what a protocol does with its connection. [`Connection`] knows the protocol's type as well, so
+//!   that closures can be [posted](Connection::post) into it from anywhere.
+//! * [`Handle`]: the reactor for everybody: listen, connect, call later, stop. [`Remote`] and [`Sender`] are the ways
+//!   in from other threads.
+//! * [`endpoint`]: where to listen and to connect, as strings or builders.
+//! * [`ReactorBuilder`]: limits, time-outs and policies.
+//!
+//! # Panics in hooks
+//!
+//! A hook that panics ends only what it belongs to. That needs `panic = "unwind"`, the default of Cargo's profiles;
+//! with `panic = "abort"` any panic ends the program.
+//!
+//! # Systems
+//!
+//! Developed and tested on Linux, where waiting, receiving and sending cost what hand-written `epoll` costs.
+//! macOS, FreeBSD and Windows are type-checked; they wait through the portable interface of the crate `polling`,
+//! which is tested on Linux as well.
+
+mod core;
+mod driver;
+pub mod endpoint;
+mod net;
+mod protocol;
+mod reactor;
+mod sys;
+mod try_protocol;
+
+pub use bytes;
+
+pub use net::address::Address;
+pub use net::reason::Reason;
+pub use net::timeouts::{Timeout, Timeouts};
+pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, SharedFactory};
+pub use reactor::Reactor;
+pub use reactor::builder::{PanicPolicy, ReactorBuilder};
+pub use reactor::channel::Sender;
+pub use reactor::connecting::{ConnectError, ConnectErrorKind, Connector};
+pub use reactor::deferred::{Deferred, MaybeDeferred, Resolver};
+pub use reactor::handle::{CallHandle, Handle};
+pub use reactor::listening::Port;
+pub use reactor::looping::LoopingCall;
+pub use reactor::remote::{Remote, SendError};
+pub use reactor::shutdown::ShutdownPhase;
+pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
+pub use reactor::timers::{CancelOnDrop, DelayedCall};
+pub use reactor::transport::{Transport, TransportId, TransportStats};
+pub use reactor::typed::Connection;
+pub use try_protocol::{Fallible, TryProtocol};

@@ -1,0 +1,605 @@
+//! A connection as a state machine: what may be read, written, flushed, ended, and what to do next.
+//!
+//! The reactor reports what happened ([`received`](Connection::count_received), [`flushed`](Connection::sent),
+//! [`peer_ended`](Connection::peer_ended), …), the user's calls say what is wanted
+//! ([`write`](Connection::write), [`lose`](Connection::lose_connection), …), and after either the reactor does what
+//! [`step`](Connection::step) says until it says [`Step::Rest`]. There is one way out, [`Phase::Lost`], and it is
+//! final.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::reason::Reason;
+use super::timeouts::{Timeout, Timeouts, Watch};
+use crate::core::outbox::{FileRange, Outbox};
+use crate::core::pool::Pool;
+use crate::core::wheel::TimerId;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// In use.
+    Open,
+    /// We are leaving: the outbox is flushed, then our side ended, then the peer's input discarded until it ends.
+    Closing,
+    /// Over. What is left to do is to close the descriptor and say so.
+    Lost,
+}
+
+/// Whether the user wants input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flow {
+    Running,
+    Paused,
+}
+
+/// Whether the peer has finished sending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PeerEnd {
+    Open,
+    /// It has, and the protocol has not heard of it yet.
+    Seen,
+    Told,
+}
+
+/// Our direction of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WriteSide {
+    Open,
+    /// To be ended once the outbox is empty.
+    Finishing,
+    /// Ended.
+    Finished,
+    /// Sending failed. What was received before may still be read; then the connection is lost.
+    Broken,
+}
+
+/// Whether output may be offered to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Output {
+    Free,
+    /// Waiting until the stream is writable.
+    Blocked,
+}
+
+/// How the descriptor of a lost connection is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Orderly,
+    /// So that the peer sees a reset.
+    Abrupt,
+}
+
+/// What the reactor has to do next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Rest,
+    /// Offer the outbox to the kernel.
+    Flush,
+    /// End our direction, then report it with [`Connection::write_side_ended`].
+    Shutdown,
+    /// The loss was decided: report it with [`Connection::lose`].
+    Lose(Reason, End),
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Written {
+    Queued,
+    /// The connection takes no more output.
+    Dropped,
+    /// A limit was passed and the connection lost.
+    Overflow,
+}
+
+/// A crossing of a watermark that the protocol has to hear of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Crossing {
+    Pause,
+    Resume,
+}
+
+/// How long and how much a closing connection waits for its peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linger {
+    pub(crate) timeout: Duration,
+    pub(crate) bytes: usize,
+}
+
+impl Default for Linger {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), bytes: 1 << 20 }
+    }
+}
+
+/// What most connections never need.
+#[derive(Default)]
+pub(crate) struct Rare {
+    marks: Option<(usize, usize)>,
+    write_limit: Option<usize>,
+    unread: VecDeque<Bytes>,
+    unread_bytes: usize,
+    /// Of the ending that is under way, or of the loss.
+    reason: Option<Reason>,
+    watch: Option<Watch>,
+    /// Since when a closing connection waits for its peer.
+    lingering_since: Option<Instant>,
+    /// Input thrown away after our end.
+    discarded: usize,
+    /// The timer of the earliest time-out.
+    pub(crate) timer: Option<TimerId>,
+}
+
+/// The state machine; see the module.
+pub(crate) struct Connection {
+    outbox: Outbox,
+    received: u64,
+    sent: u64,
+    rare: Option<Box<Rare>>,
+    phase: Phase,
+    flow: Flow,
+    peer_end: PeerEnd,
+    write_side: WriteSide,
+    output: Output,
+    /// `pause_writing` was called and `resume_writing` not yet.
+    pub(crate) writing_paused: bool,
+    /// A relay has taken the input over and is waiting for its target.
+    held: bool,
+    end: End,
+}
+
+impl Connection {
+    pub(crate) fn new() -> Self {
+        Self {
+            outbox: Outbox::default(),
+            received: 0,
+            sent: 0,
+            rare: None,
+            phase: Phase::Open,
+            flow: Flow::Running,
+            peer_end: PeerEnd::Open,
+            write_side: WriteSide::Open,
+            output: Output::Free,
+            writing_paused: false,
+            held: false,
+            end: End::Orderly,
+        }
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Bytes received and bytes that the kernel took.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.received, self.sent)
+    }
+
+    /// Why the connection was lost, once it is.
+    pub(crate) fn reason(&self) -> Option<&Reason> {
+        self.rare.as_ref()?.reason.as_ref().filter(|_| self.phase == Phase::Lost)
+    }
+
+    pub(crate) fn end(&self) -> End {
+        self.end
+    }
+
+    // What is to be done.
+
+    /// What the reactor has to do next. With an idle open connection this is a handful of comparisons.
+    #[inline]
+    pub(crate) fn step(&self) -> Step {
+        if self.phase == Phase::Lost {
+            return Step::Rest;
+        }
+        let closing = self.phase == Phase::Closing;
+        match self.write_side {
+            WriteSide::Open | WriteSide::Finishing if !self.outbox.is_empty() => match self.output {
+                Output::Free => Step::Flush,
+                Output::Blocked => Step::Rest,
+            },
+            WriteSide::Open => Step::Rest,
+            // The close itself tells the peer when it has nothing more to say.
+            WriteSide::Finishing if closing && self.peer_end != PeerEnd::Open => self.lose_orderly(),
+            WriteSide::Finishing => Step::Shutdown,
+            WriteSide::Finished => match self.peer_end {
+                PeerEnd::Told => self.lose_orderly(),
+                PeerEnd::Seen if closing => self.lose_orderly(),
+                _ => Step::Rest,
+            },
+            WriteSide::Broken if closing || !self.is_reading() || self.peer_end != PeerEnd::Open => {
+                Step::Lose(Reason::Reset, End::Orderly)
+            }
+            WriteSide::Broken => Step::Rest,
+        }
+    }
+
+    fn lose_orderly(&self) -> Step {
+        let reason = self.rare.as_ref().and_then(|rare| rare.reason.clone());
+        Step::Lose(reason.unwrap_or(Reason::Closed), End::Orderly)
+    }
+
+    /// The connection is over. The first call counts.
+    pub(crate) fn lose(&mut self, reason: Reason, end: End, pool: &Pool) {
+        if self.phase == Phase::Lost {
+            return;
+        }
+        self.phase = Phase::Lost;
+        self.end = end;
+        self.outbox.clear(pool);
+        let rare = self.rare();
+        rare.reason = Some(reason);
+        rare.unread_bytes = 0;
+    }
+
+    /// Whether the stream is watched for input and for output.
+    #[inline]
+    pub(crate) fn interest(&self) -> (bool, bool) {
+        let read = match self.phase {
+            Phase::Open => self.is_reading() && !self.held,
+            Phase::Closing => true,
+            Phase::Lost => false,
+        };
+        let blocked = self.output == Output::Blocked;
+        (read && self.peer_end == PeerEnd::Open, blocked && self.phase != Phase::Lost)
+    }
+
+    // Input.
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.flow == Flow::Running
+    }
+
+    pub(crate) fn pause_reading(&mut self) {
+        self.flow = Flow::Paused;
+    }
+
+    pub(crate) fn resume_reading(&mut self) {
+        self.flow = Flow::Running;
+    }
+
+    /// A relay stops or starts taking input.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Counts input; what a closing connection receives beyond `linger` ends it.
+    #[inline]
+    pub(crate) fn count_received(&mut self, count: usize, now: Instant) {
+        self.received += count as u64;
+        if let Some(watch) = self.rare.as_mut().and_then(|rare| rare.watch.as_mut()) {
+            watch.received(now);
+        }
+    }
+
+    /// Throws away input of a closing connection; true when it was more than enough.
+    pub(crate) fn discard(&mut self, count: usize, linger: &Linger) -> bool {
+        if self.write_side != WriteSide::Finished {
+            return false;
+        }
+        let rare = self.rare();
+        rare.discarded = rare.discarded.saturating_add(count);
+        rare.discarded > linger.bytes
+    }
+
+    /// Whether input can go straight to the protocol.
+    #[inline]
+    pub(crate) fn delivers_at_once(&self) -> bool {
+        self.phase == Phase::Open && self.flow == Flow::Running && !self.has_unread()
+    }
+
+    pub(crate) fn has_unread(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.unread.is_empty())
+    }
+
+    /// Whether something waits to be delivered that no event will announce.
+    pub(crate) fn wants_redelivery(&self) -> bool {
+        self.phase == Phase::Open
+            && self.flow == Flow::Running
+            && (self.has_unread() || self.peer_end == PeerEnd::Seen)
+    }
+
+    /// Puts bytes back in front of everything that was not delivered yet. Returns how many are waiting.
+    pub(crate) fn unread(&mut self, bytes: Bytes) -> usize {
+        let rare = self.rare();
+        rare.unread_bytes += bytes.len();
+        rare.unread.push_front(bytes);
+        rare.unread_bytes
+    }
+
+    /// Puts newly received bytes behind what waits to be delivered.
+    pub(crate) fn keep(&mut self, data: &[u8]) {
+        let rare = self.rare();
+        rare.unread_bytes += data.len();
+        rare.unread.push_back(Bytes::copy_from_slice(data));
+    }
+
+    /// The next bytes to deliver again.
+    pub(crate) fn take_unread(&mut self) -> Option<Bytes> {
+        let rare = self.rare.as_mut()?;
+        let bytes = rare.unread.pop_front()?;
+        rare.unread_bytes = rare.unread_bytes.saturating_sub(bytes.len());
+        Some(bytes)
+    }
+
+    /// Everything not delivered, for the caller to drop while nothing is borrowed.
+    pub(crate) fn take_all_unread(&mut self) -> VecDeque<Bytes> {
+        self.rare.as_mut().map(|rare| std::mem::take(&mut rare.unread)).unwrap_or_default()
+    }
+
+    /// The peer has finished sending.
+    pub(crate) fn peer_ended(&mut self) {
+        if self.peer_end == PeerEnd::Open {
+            self.peer_end = PeerEnd::Seen;
+        }
+    }
+
+    /// Whether the protocol is to be told now that the peer has finished; true once. A stream whose sending
+    /// failed did not end, it broke.
+    pub(crate) fn take_peer_end(&mut self) -> bool {
+        let now =
+            self.peer_end == PeerEnd::Seen && self.delivers_at_once() && self.write_side != WriteSide::Broken;
+        if now {
+            self.peer_end = PeerEnd::Told;
+        }
+        now
+    }
+
+    // Output.
+
+    fn takes_output(&self) -> bool {
+        self.phase == Phase::Open && self.write_side == WriteSide::Open
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.outbox.queued()
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Position in the stream of written bytes behind everything queued so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.sent + self.outbox.pending()
+    }
+
+    fn write_limit(&self, pool: &Pool) -> usize {
+        self.rare.as_ref().and_then(|rare| rare.write_limit).unwrap_or(pool.limits().write)
+    }
+
+    fn admit(&mut self, length: usize, pool: &Pool) -> Written {
+        if !self.takes_output() {
+            return Written::Dropped;
+        }
+        if !self.has_room(length, pool) {
+            self.lose(Reason::WriteLimit, End::Abrupt, pool);
+            return Written::Overflow;
+        }
+        Written::Queued
+    }
+
+    fn has_room(&self, length: usize, pool: &Pool) -> bool {
+        self.outbox.queued() <= self.write_limit(pool)
+            && pool.total().saturating_add(length) <= pool.limits().total
+    }
+
+    /// Copies `data` behind what is queued.
+    #[inline]
+    pub(crate) fn write(&mut self, data: &[u8], pool: &Pool) -> Written {
+        let written = self.admit(data.len(), pool);
+        if written == Written::Queued {
+            self.outbox.write(data, pool);
+        }
+        written
+    }
+
+    /// Queues `bytes`, by reference when large; gives back what is to be dropped with nothing borrowed.
+    pub(crate) fn write_bytes(&mut self, bytes: Bytes, pool: &Pool) -> (Written, Option<Bytes>) {
+        match self.admit(bytes.len(), pool) {
+            Written::Queued => (Written::Queued, self.outbox.write_bytes(bytes, pool)),
+            other => (other, Some(bytes)),
+        }
+    }
+
+    /// Queues `data` only if it stays below the limits; true if it did.
+    pub(crate) fn try_write(&mut self, data: &[u8], pool: &Pool) -> bool {
+        let limit = self.write_limit(pool);
+        let fits = self.takes_output()
+            && self.has_room(data.len(), pool)
+            && self.outbox.queued().saturating_add(data.len()) <= limit;
+        if fits {
+            self.outbox.write(data, pool);
+        }
+        fits
+    }
+
+    pub(crate) fn write_file(&mut self, range: FileRange, pool: &Pool) -> Written {
+        let written = self.admit(0, pool);
+        if written == Written::Queued {
+            self.outbox.write_file(range, pool);
+        }
+        written
+    }
+
+    /// The outbox, for the driver to send from.
+    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// The kernel took `count` bytes; `blocked`: it takes no more for now.
+    #[inline]
+    pub(crate) fn sent(&mut self, count: u64, blocked: bool, now: Instant) {
+        self.sent += count;
+        let was_blocked = self.output == Output::Blocked;
+        self.output = if blocked { Output::Blocked } else { Output::Free };
+        if let Some(rare) = &mut self.rare
+            && (count > 0 || !was_blocked)
+        {
+            if let Some(watch) = &mut rare.watch {
+                watch.sent(now);
+            }
+            if let Some(since) = &mut rare.lingering_since {
+                *since = now;
+            }
+        }
+    }
+
+    /// The stream is writable again.
+    pub(crate) fn writable(&mut self) {
+        self.output = Output::Free;
+    }
+
+    /// Counts bytes that a relay moved past the outbox.
+    pub(crate) fn relayed_out(&mut self, count: u64) {
+        self.sent += count;
+    }
+
+    /// A relay waits until the stream is writable.
+    pub(crate) fn block_output(&mut self) {
+        self.output = Output::Blocked;
+    }
+
+    /// Sending failed: what is queued will never leave.
+    pub(crate) fn sending_failed(&mut self, pool: &Pool) {
+        self.outbox.clear(pool);
+        self.output = Output::Free;
+        self.write_side = WriteSide::Broken;
+    }
+
+    /// Our direction has ended.
+    pub(crate) fn write_side_ended(&mut self, now: Instant) {
+        self.write_side = WriteSide::Finished;
+        if self.phase == Phase::Closing {
+            self.rare().lingering_since = Some(now);
+        }
+    }
+
+    /// The crossing of a watermark that the protocol does not know of yet.
+    #[inline]
+    pub(crate) fn crossing(&self, pool: &Pool) -> Option<Crossing> {
+        if self.outbox.is_empty() && !self.writing_paused {
+            return None;
+        }
+        let (high, low) = self.marks(pool);
+        match self.phase {
+            Phase::Open if !self.writing_paused && self.queued() > high => Some(Crossing::Pause),
+            Phase::Open if self.writing_paused && self.queued() <= low => Some(Crossing::Resume),
+            _ => None,
+        }
+    }
+
+    /// High and low mark.
+    pub(crate) fn marks(&self, pool: &Pool) -> (usize, usize) {
+        let own = self.rare.as_ref().and_then(|rare| rare.marks);
+        own.unwrap_or((pool.limits().high, pool.limits().low))
+    }
+
+    pub(crate) fn set_marks(&mut self, high: usize, low: usize) {
+        self.rare().marks = Some((high, low.min(high)));
+    }
+
+    pub(crate) fn set_write_limit(&mut self, limit: usize) {
+        self.rare().write_limit = Some(limit);
+    }
+
+    // Ends.
+
+    /// Flush, end our side, wait for the peer's end. `reason` is what the loss will say.
+    pub(crate) fn lose_connection(&mut self, reason: Option<Reason>, now: Instant) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.phase = Phase::Closing;
+        if self.write_side == WriteSide::Open {
+            self.write_side = WriteSide::Finishing;
+        }
+        let rare = self.rare();
+        rare.reason = reason;
+        rare.lingering_since = Some(now);
+    }
+
+    /// Flush, then end our side; reading goes on.
+    pub(crate) fn lose_write_side(&mut self) {
+        if self.takes_output() {
+            self.write_side = WriteSide::Finishing;
+        }
+    }
+
+    // Time.
+
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts, now: Instant) {
+        let received = self.received;
+        self.rare().watch = (!timeouts.is_empty()).then(|| Watch::new(timeouts, now, received));
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        let watch = self.rare.as_ref().and_then(|rare| rare.watch.as_ref());
+        watch.map_or(Timeouts::new(), Watch::timeouts)
+    }
+
+    pub(crate) fn restart_timeout(&mut self, which: Timeout, now: Instant) {
+        let received = self.received;
+        if let Some(watch) = self.rare.as_mut().and_then(|rare| rare.watch.as_mut()) {
+            watch.restart(which, now, received);
+        }
+    }
+
+    /// When the connection has to be looked at, whatever happens.
+    pub(crate) fn next_deadline(&self, linger: &Linger) -> Option<Instant> {
+        let rare = self.rare.as_ref()?;
+        match self.phase {
+            Phase::Open => rare.watch.as_ref()?.next_deadline(!self.outbox.is_empty()),
+            Phase::Closing => rare.lingering_since?.checked_add(linger.timeout),
+            Phase::Lost => None,
+        }
+    }
+
+    pub(crate) fn has_deadlines(&self) -> bool {
+        match &self.rare {
+            Some(rare) => rare.watch.is_some() || rare.lingering_since.is_some(),
+            None => false,
+        }
+    }
+
+    pub(crate) fn timer(&self) -> Option<TimerId> {
+        self.rare.as_ref()?.timer
+    }
+
+    /// The time-out that has passed, for the protocol to decide about.
+    pub(crate) fn passed_timeout(&mut self, now: Instant) -> Option<Timeout> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let (received, queued) = (self.received, !self.outbox.is_empty());
+        self.rare.as_mut()?.watch.as_mut()?.passed(now, received, queued)
+    }
+
+    /// How a closing connection ends whose peer let the linger time-out pass.
+    pub(crate) fn linger_passed(&self, now: Instant, linger: &Linger) -> Option<(Reason, End)> {
+        if self.phase != Phase::Closing || self.next_deadline(linger).is_none_or(|deadline| deadline > now) {
+            return None;
+        }
+        if self.write_side == WriteSide::Finished {
+            let reason = self.rare.as_ref().and_then(|rare| rare.reason.clone());
+            return Some((reason.unwrap_or(Reason::Closed), End::Orderly));
+        }
+        Some((Reason::LingerTimeout, End::Abrupt))
+    }
+
+    /// How a closing connection ends whose peer sent more than anybody wants to discard.
+    pub(crate) fn discarded_enough(&self) -> (Reason, End) {
+        let reason = self.rare.as_ref().and_then(|rare| rare.reason.clone());
+        (reason.unwrap_or(Reason::Closed), End::Orderly)
+    }
+}

@@ -1,0 +1,227 @@
+//! How a reactor is set up.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::pool::OutputLimits;
+use crate::driver::Budgets;
+use crate::net::connection::Linger;
+use crate::reactor::Reactor;
+
+/// What happens to a panic in a hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PanicPolicy {
+    /// It is logged and ends what the hook belongs to: the connection, the timer, the callback.
+    #[default]
+    Isolate,
+    /// The same, and then it leaves [`Reactor::run`] or [`Reactor::turn`].
+    Propagate,
+}
+
+/// The settings of a reactor.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) output: OutputLimits,
+    pub(crate) budgets: Budgets,
+    pub(crate) linger: Linger,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) panic_policy: PanicPolicy,
+    pub(crate) signals: Option<bool>,
+    pub(crate) portable: bool,
+    pub(crate) slow_hook: Option<Duration>,
+    pub(crate) inbox_limit: usize,
+    pub(crate) unread_limit: usize,
+    pub(crate) pending_connects: usize,
+    pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            output: OutputLimits::default(),
+            budgets: Budgets::default(),
+            linger: Linger::default(),
+            drain_timeout: Duration::from_secs(1),
+            panic_policy: PanicPolicy::Isolate,
+            signals: None,
+            portable: false,
+            slow_hook: Some(Duration::from_millis(100)),
+            inbox_limit: 65_536,
+            unread_limit: 1 << 20,
+            pending_connects: 4096,
+            wake_hook: None,
+        }
+    }
+}
+
+/// Sets up a [`Reactor`]. Every limit has a default that suits a daemon.
+///
+/// ```
+/// use std::time::Duration;
+/// use twistor::Reactor;
+///
+/// let reactor = Reactor::builder()
+///     .drain_timeout(Duration::from_secs(5))
+///     .write_limit(4 << 20)
+///     .build()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ReactorBuilder {
+    config: Config,
+}
+
+impl std::fmt::Debug for ReactorBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReactorBuilder").finish_non_exhaustive()
+    }
+}
+
+impl ReactorBuilder {
+    /// High and low mark of output, in bytes: above the high mark `pause_writing` is called, at the low mark
+    /// `resume_writing`. Default 64 KiB and 16 KiB.
+    pub fn watermarks(mut self, high: usize, low: usize) -> Self {
+        self.config.output.high = high;
+        self.config.output.low = low;
+        self
+    }
+
+    /// A write made while more than this many bytes are queued aborts the connection. Default 16 MiB.
+    pub fn write_limit(mut self, bytes: usize) -> Self {
+        self.config.output.write = bytes;
+        self
+    }
+
+    /// A write that takes the sum of all outboxes above this aborts its connection. Default 1 GiB.
+    pub fn total_write_limit(mut self, bytes: usize) -> Self {
+        self.config.output.total = bytes;
+        self
+    }
+
+    /// Bytes read from one connection before the others get their turn. Default 256 KiB.
+    pub fn read_budget(mut self, bytes: usize) -> Self {
+        self.config.budgets.read = bytes;
+        self
+    }
+
+    /// Bytes offered to the kernel for one connection before the others get their turn. Default 1 MiB.
+    pub fn write_budget(mut self, bytes: usize) -> Self {
+        self.config.budgets.write = bytes;
+        self
+    }
+
+    /// Connections accepted from one port before the others get their turn. Default 64.
+    pub fn accept_budget(mut self, connections: u32) -> Self {
+        self.config.budgets.accept = connections;
+        self
+    }
+
+    /// How long a closing connection waits for a peer that takes nothing, and for its end. Default 30 s.
+    pub fn linger_timeout(mut self, timeout: Duration) -> Self {
+        self.config.linger.timeout = timeout;
+        self
+    }
+
+    /// How much a closing connection reads and throws away while it waits for the peer's end. Default 1 MiB.
+    pub fn linger_bytes(mut self, bytes: usize) -> Self {
+        self.config.linger.bytes = bytes;
+        self
+    }
+
+    /// How long a stopping reactor waits for its connections. Default 1 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// What happens to a panic in a hook. Default: it is isolated.
+    pub fn panic_policy(mut self, policy: PanicPolicy) -> Self {
+        self.config.panic_policy = policy;
+        self
+    }
+
+    /// Whether SIGINT and SIGTERM stop the reactor. Default: in [`Reactor::run`] they do, in
+    /// [`Reactor::turn`] they do not. Windows has no such signals; there it changes nothing.
+    pub fn handle_signals(mut self, on: bool) -> Self {
+        self.config.signals = Some(on);
+        self
+    }
+
+    /// Waits through the portable interface of the poller also where a faster way exists.
+    pub fn portable_polling(mut self, on: bool) -> Self {
+        self.config.portable = on;
+        self
+    }
+
+    /// Hooks that hold the loop at least this long are named in the log; `None` turns that off. Default 100 ms.
+    pub fn slow_hook_threshold(mut self, threshold: Option<Duration>) -> Self {
+        self.config.slow_hook = threshold;
+        self
+    }
+
+    /// Calls and messages from other threads that may wait for the loop. Default 65 536.
+    pub fn inbox_limit(mut self, messages: usize) -> Self {
+        self.config.inbox_limit = messages;
+        self
+    }
+
+    /// Bytes that one connection may have given back with `unread`. Default 1 MiB.
+    pub fn unread_limit(mut self, bytes: usize) -> Self {
+        self.config.unread_limit = bytes;
+        self
+    }
+
+    /// Attempts to connect that may be under way at once. Default 4096.
+    pub fn pending_connects(mut self, attempts: usize) -> Self {
+        self.config.pending_connects = attempts;
+        self
+    }
+
+    /// Called, from whatever thread, when the reactor wants its next [`turn`](Reactor::turn) although its host
+    /// does not watch its descriptor. It must only tell the host: the reactor cannot be used from it.
+    pub fn wake_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.config.wake_hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// Makes the reactor.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a poller, or a limit makes no sense: the error names it.
+    pub fn build(self) -> io::Result<Reactor> {
+        self.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
+        Reactor::with_config(self.config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let config = &self.config;
+        let at_least_one = [
+            ("write_limit", config.output.write),
+            ("total_write_limit", config.output.total),
+            ("read_budget", config.budgets.read),
+            ("write_budget", config.budgets.write),
+            ("accept_budget", config.budgets.accept as usize),
+            ("inbox_limit", config.inbox_limit),
+            ("pending_connects", config.pending_connects),
+            ("watermarks high", config.output.high),
+        ];
+        for (name, value) in at_least_one {
+            if value == 0 {
+                return Err(format!("{name} is 0: nothing could ever pass; use at least 1"));
+            }
+        }
+        if config.output.low > config.output.high {
+            let (high, low) = (config.output.high, config.output.low);
+            return Err(format!("watermarks: the low mark {low} is above the high mark {high}; swap them"));
+        }
+        if config.slow_hook == Some(Duration::ZERO) {
+            return Err(
+                "slow_hook_threshold is 0: every hook would be reported; use None to turn it off".into()
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,400 @@
+//! [`Handle`]: the reactor, for everybody who does not own it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::core::queue::Ticket;
+use crate::core::slots::Token;
+use crate::endpoint::{IntoConnectEndpoint, IntoListenEndpoint};
+use crate::net::address::Address;
+use crate::protocol::{Factory, Protocol};
+use crate::reactor::channel::Sender;
+use crate::reactor::connecting::{self, ConnectError, Connector};
+use crate::reactor::deferred::{Deferred, MaybeDeferred};
+use crate::reactor::inner::{Call, Inner, TypedCall};
+use crate::reactor::listening::Port;
+use crate::reactor::looping::LoopingCall;
+use crate::reactor::remote::Remote;
+use crate::reactor::shutdown::{ShutdownPhase, Stage};
+use crate::reactor::stats::{LagHistogram, Stats, SystemCalls};
+use crate::reactor::timers::{DelayedCall, Timer};
+use crate::reactor::transport::{Transport, TransportId};
+use crate::reactor::typed::Connection;
+
+thread_local! {
+    /// The reactors whose `run` or `turn` is on this thread's stack, the innermost last.
+    static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A reactor to work with: everything but running it.
+///
+/// Handles are cheap to clone, stay on their reactor's thread and do not keep it alive: after the reactor is
+/// dropped their methods do nothing or return an error. Scheduled closures are given a `&Handle`, and
+/// [`Transport::reactor`] has one, so that there is rarely a reason to keep a clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Weak<Inner>,
+}
+
+impl Handle {
+    pub(crate) fn new(inner: Weak<Inner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) fn inner(&self) -> Option<Rc<Inner>> {
+        self.inner.upgrade()
+    }
+
+    fn alive(&self) -> io::Result<Rc<Inner>> {
+        self.inner().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the reactor is gone"))
+    }
+
+    /// The reactor whose hook is running on this thread.
+    ///
+    /// ```
+    /// use twistor::{Handle, Reactor};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// assert!(Handle::current().is_none());
+    /// reactor.call_soon(|_| Handle::current().unwrap().stop());
+    /// reactor.run()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.with_borrow(|current| current.last().cloned())
+    }
+
+    // Ports and connections.
+
+    /// Listens at `endpoint`, and has `factory` make the protocol of each connection.
+    ///
+    /// The endpoint is a string such as `"tcp:8000"` (see [`endpoint`](crate::endpoint)), a
+    /// [`TcpListen`](crate::endpoint::TcpListen) or a `SocketAddr`.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint makes no sense, or the system refuses it: the text names the address and the cause.
+    pub fn listen(&self, endpoint: impl IntoListenEndpoint, factory: impl Factory) -> io::Result<Port> {
+        let endpoint = endpoint.into_listen_endpoint()?;
+        self.alive()?.listen(&endpoint, Box::new(factory))
+    }
+
+    /// Connects to `endpoint`. The outcome is the connection, after its `connection_made`, or why there is none.
+    /// Cancelling the Deferred ends the attempt.
+    ///
+    /// ```
+    /// use twistor::{Protocol, Reactor, Transport};
+    ///
+    /// struct Hello;
+    /// impl Protocol for Hello {
+    ///     fn connection_made(&mut self, transport: &Transport) {
+    ///         transport.write(b"hello\r\n");
+    ///     }
+    ///     fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let port = reactor.listen("tcp:0:interface=127.0.0.1", |_| Hello)?;
+    /// reactor.connect(format!("tcp:{}", port.local_addr()), |_| Hello).on_done(|reactor, outcome| {
+    ///     println!("connected to {}", outcome.unwrap().peer_addr());
+    ///     reactor.stop();
+    /// });
+    /// reactor.run()
+    /// # }
+    /// ```
+    pub fn connect<F: Factory>(
+        &self,
+        endpoint: impl IntoConnectEndpoint,
+        factory: F,
+    ) -> Deferred<Connection<F::Protocol>, ConnectError> {
+        connecting::connect(self, endpoint.into_connect_endpoint(), factory)
+    }
+
+    /// Connects to `endpoint` with this one protocol.
+    pub fn connect_protocol<P: Protocol>(
+        &self,
+        endpoint: impl IntoConnectEndpoint,
+        protocol: P,
+    ) -> Deferred<Connection<P>, ConnectError> {
+        let mut protocol = Some(protocol);
+        self.connect(endpoint, move |_| protocol.take())
+    }
+
+    /// Checks `endpoint` once, to connect to it as often as wanted.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint makes no sense.
+    pub fn connector(&self, endpoint: impl IntoConnectEndpoint) -> io::Result<Connector> {
+        Ok(Connector::new(self, endpoint.into_connect_endpoint()?))
+    }
+
+    /// The connection of that name, unless it is lost.
+    #[must_use]
+    pub fn transport(&self, id: TransportId) -> Option<Transport> {
+        self.inner()?.transport(id.0)
+    }
+
+    // Calls.
+
+    /// Has `f` called by the loop, in the order in which calls were queued. What is queued by a queued call runs
+    /// in the next pass.
+    pub fn call_soon(&self, f: impl FnOnce(&Handle) + 'static) -> CallHandle {
+        let ticket = self.inner().map(|inner| inner.queue_call(Call::Plain(Box::new(f))));
+        CallHandle { handle: self.clone(), ticket }
+    }
+
+    /// Has `f` called after a while: never early, measured from now.
+    pub fn call_later(&self, after: Duration, f: impl FnOnce(&Handle) + 'static) -> DelayedCall {
+        match self.inner() {
+            Some(inner) => inner.add_timer(after, Timer::Call(Box::new(f))),
+            None => DelayedCall::dead(self),
+        }
+    }
+
+    /// Has `f` called at a time of the reactor's [clock](Self::now).
+    pub fn call_at(&self, at: Instant, f: impl FnOnce(&Handle) + 'static) -> DelayedCall {
+        match self.inner() {
+            Some(inner) => inner.add_timer_at(at, Timer::Call(Box::new(f))),
+            None => DelayedCall::dead(self),
+        }
+    }
+
+    /// Has `f` called at regular intervals, the first time after one interval. It is told how many slots were
+    /// skipped because a call came late or took long. When it returns a [`Deferred`], the next call waits for it.
+    pub fn every<R: MaybeDeferred>(
+        &self,
+        interval: Duration,
+        f: impl FnMut(&Handle, u64) -> R + 'static,
+    ) -> LoopingCall {
+        LoopingCall::plain(self, interval, f)
+    }
+
+    /// Has `f` called ahead of every wait of the loop, for as long as the reactor lives.
+    pub fn before_wait(&self, f: impl FnMut(&Handle) + 'static) {
+        if let Some(inner) = self.inner() {
+            inner.before_wait.borrow_mut().push(Rc::new(RefCell::new(f)));
+        }
+    }
+
+    // Stopping.
+
+    /// Stops the reactor: only marks it; the loop goes through the phases of shutdown and then leaves
+    /// [`run`](crate::Reactor::run).
+    pub fn stop(&self) {
+        if let Some(inner) = self.inner() {
+            inner.ask_to_stop();
+        }
+    }
+
+    /// Whether [`stop`](Self::stop) was called and the reactor is on its way out.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.inner().is_none_or(|inner| inner.stage() != Stage::Running)
+    }
+
+    /// Has `f` called once when the reactor stops. In the phase [`ShutdownPhase::Before`] connections are still
+    /// live, and a [`Deferred`] that `f` returns is waited for; so it is in the others.
+    pub fn on_shutdown<R: MaybeDeferred>(
+        &self,
+        phase: ShutdownPhase,
+        f: impl FnOnce(&Handle) -> R + 'static,
+    ) {
+        if let Some(inner) = self.inner() {
+            inner.on_shutdown(phase, f);
+        }
+    }
+
+    // Other threads.
+
+    /// The reactor, for other threads.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        match self.inner() {
+            Some(inner) => Remote { inbox: std::sync::Arc::clone(&inner.inbox) },
+            None => Remote::dead(),
+        }
+    }
+
+    /// A channel into the loop: what any thread sends, `receive` hears on the loop's thread. At most `capacity`
+    /// values wait.
+    ///
+    /// ```
+    /// use twistor::Reactor;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let sender = reactor.channel(16, |reactor, answer: u32| {
+    ///     assert_eq!(answer, 42);
+    ///     reactor.stop();
+    /// })?;
+    /// std::thread::spawn(move || sender.send(42));
+    /// reactor.run()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The reactor is gone.
+    pub fn channel<T: Send + 'static>(
+        &self,
+        capacity: usize,
+        receive: impl FnMut(&Handle, T) + 'static,
+    ) -> io::Result<Sender<T>> {
+        Ok(self.alive()?.channel(capacity, receive))
+    }
+
+    // Questions.
+
+    /// The reactor's clock.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.inner().map_or_else(Instant::now, |inner| inner.read_clock())
+    }
+
+    /// When the reactor wants its next turn, whatever happens outside: now if something is queued, else at the
+    /// earliest timer; `None` if it only waits for events.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let inner = self.inner()?;
+        if inner.has_work() {
+            return Some(inner.read_clock());
+        }
+        inner.timers.borrow_mut().next_deadline()
+    }
+
+    /// What the reactor has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner().map(|inner| inner.stats()).unwrap_or_default()
+    }
+
+    /// How long the passes took, apart from waiting.
+    #[must_use]
+    pub fn lag(&self) -> LagHistogram {
+        self.inner().map_or(LagHistogram::new(), |inner| inner.watchdog.lag())
+    }
+
+    /// The addresses of the open ports.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Address> {
+        self.inner().map(|inner| inner.port_addresses()).unwrap_or_default()
+    }
+
+    /// Makes this the current reactor of the thread until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        CURRENT.with_borrow_mut(|current| current.push(self.clone()));
+        Entered
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("alive", &self.inner().is_some()).finish()
+    }
+}
+
+/// Marks a reactor as the thread's current one.
+pub(crate) struct Entered;
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let left = CURRENT.with_borrow_mut(Vec::pop);
+        drop(left);
+    }
+}
+
+/// A queued callback. Dropping it changes nothing.
+#[derive(Clone)]
+pub struct CallHandle {
+    handle: Handle,
+    ticket: Option<Ticket>,
+}
+
+impl CallHandle {
+    /// Takes the callback back. False when it ran or was cancelled before.
+    pub fn cancel(&self) -> bool {
+        let (Some(inner), Some(ticket)) = (self.handle.inner(), self.ticket) else { return false };
+        // Dropped after the borrow has ended: the closure is a user's value.
+        let call = inner.calls.borrow_mut().cancel(ticket);
+        call.is_some()
+    }
+
+    /// Whether the callback is still to run.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        match (self.handle.inner(), self.ticket) {
+            (Some(inner), Some(ticket)) => inner.calls.borrow().contains(ticket),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for CallHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallHandle").field("active", &self.is_active()).finish()
+    }
+}
+
+impl Inner {
+    pub(crate) fn queue_call(&self, call: Call) -> Ticket {
+        let ticket = self.calls.borrow_mut().push(call);
+        self.host_needs_to_know();
+        ticket
+    }
+
+    pub(crate) fn post(&self, token: Token, call: TypedCall) {
+        self.queue_call(Call::Typed(token, call));
+    }
+
+    /// A host that sleeps between turns has to hear of what was scheduled outside of one.
+    #[inline]
+    pub(crate) fn host_needs_to_know(&self) {
+        if !self.in_pass.get() && self.config.wake_hook.is_some() {
+            self.inbox.tell_host();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let driver = self.driver.borrow().stats();
+        let counters = &self.counters;
+        Stats {
+            passes: counters.passes.get(),
+            hooks: counters.hooks.get(),
+            panics: counters.panics.get(),
+            accepted: counters.accepted.get(),
+            connected: counters.connected.get(),
+            lost: counters.lost.get(),
+            refused: counters.refused.get(),
+            accept_errors: counters.accept_errors.get(),
+            shed: counters.shed.get(),
+            stale_events: counters.stale.get() + driver.stale_events,
+            dropped_posts: counters.dropped_posts.get(),
+            write_limit_hits: counters.write_limit_hits.get(),
+            linger_timeouts: counters.linger_timeouts.get(),
+            timeouts: counters.timeouts.get(),
+            timer_calls: counters.timer_calls.get(),
+            calls: counters.calls.get(),
+            slow_hooks: counters.slow_hooks.get(),
+            connections: self.connections.get(),
+            timers: self.timers.borrow().len(),
+            queued_bytes: self.pool.total(),
+            bytes_received: driver.bytes_received,
+            bytes_sent: driver.bytes_sent,
+            system_calls: SystemCalls {
+                waits: driver.waits,
+                receives: driver.receives,
+                sends: driver.sends,
+                accepts: driver.accepts,
+                controls: driver.controls,
+                others: driver.others,
+            },
+        }
+    }
+}

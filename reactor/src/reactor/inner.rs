@@ -1,0 +1,149 @@
+//! Everything a reactor owns, behind short borrows.
+//!
+//! The invariant that makes every hook free to call anything: no `RefCell` here is borrowed while user code runs,
+//! and user values are dropped only while nothing is borrowed.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::core::pool::Pool;
+use crate::core::queue::Queue;
+use crate::core::slots::{Slots, Token};
+use crate::core::wheel::Wheel;
+use crate::driver::{Driver, Interest};
+use crate::protocol::Protocol;
+use crate::reactor::builder::{Config, PanicPolicy};
+use crate::reactor::connecting::Attempt;
+use crate::reactor::handle::Handle;
+use crate::reactor::listening::Listening;
+use crate::reactor::remote::Inbox;
+use crate::reactor::shutdown::Shutdown;
+use crate::reactor::stats::Counters;
+use crate::reactor::timers::Timer;
+use crate::reactor::transport::Transport;
+use crate::reactor::watchdog::Watchdog;
+
+/// A closure for the protocol of one connection; false when the protocol has another type by now.
+pub(crate) type TypedCall = Box<dyn FnOnce(&mut dyn Protocol, &Transport) -> bool>;
+
+/// An entry of the callback queue.
+pub(crate) enum Call {
+    Plain(Box<dyn FnOnce(&Handle)>),
+    Typed(Token, TypedCall),
+}
+
+/// What a token names.
+pub(crate) enum Slot {
+    /// A connection and, beside its state, its protocol; `None` while one of its hooks runs.
+    Connection(Transport, Option<Box<dyn Protocol>>),
+    Listener(Rc<Listening>),
+    Attempt(Box<Attempt>),
+    /// Taken, but not filled yet.
+    Reserved,
+}
+
+/// The reactor's insides.
+pub(crate) struct Inner {
+    /// For hooks that are given a `&Handle`.
+    pub(crate) handle: Handle,
+    pub(crate) config: Config,
+    pub(crate) driver: RefCell<Driver>,
+    pub(crate) slots: RefCell<Slots<Slot>>,
+    pub(crate) timers: RefCell<Wheel<Timer>>,
+    pub(crate) calls: RefCell<Queue<Call>>,
+    pub(crate) pool: Rc<Pool>,
+    /// Connections to look after at settle.
+    pub(crate) attention: RefCell<Vec<Token>>,
+    /// Connections with something to deliver again.
+    pub(crate) redelivery: RefCell<Vec<Token>>,
+    /// The clock as this pass read it.
+    pub(crate) now: Cell<Instant>,
+    /// A pass is under way: whatever is scheduled will be seen before the next wait.
+    pub(crate) in_pass: Cell<bool>,
+    pub(crate) inbox: Arc<Inbox>,
+    /// Receivers of channels, by the number in their senders.
+    pub(crate) channels: RefCell<Slots<Option<Box<dyn Any>>>>,
+    pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,
+    pub(crate) shutdown: RefCell<Shutdown>,
+    /// Connections and attempts: what `run_until_idle` waits for.
+    pub(crate) connections: Cell<usize>,
+    pub(crate) referenced_ports: Cell<usize>,
+    pub(crate) counters: Counters,
+    pub(crate) watchdog: Watchdog,
+    pub(crate) signals: RefCell<Option<crate::reactor::signals::Watch>>,
+    /// A panic on its way out of `run`.
+    pub(crate) panic: RefCell<Option<Box<dyn Any + Send>>>,
+}
+
+impl Inner {
+    /// Runs user code that belongs to nothing else: a panic in it is logged and goes no further.
+    pub(crate) fn contain<R>(&self, what: &str, f: impl FnOnce() -> R) -> Option<R> {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.panicked(what, payload);
+                None
+            }
+        }
+    }
+
+    /// Drops a user's value, whose destructor may do anything.
+    pub(crate) fn discard<T>(&self, value: T) {
+        if std::mem::needs_drop::<T>() {
+            self.contain("a destructor", || drop(value));
+        }
+    }
+
+    /// Logs a caught panic, or keeps it for `run` to let out.
+    pub(crate) fn panicked(&self, what: &str, payload: Box<dyn Any + Send>) {
+        Counters::bump(&self.counters.panics);
+        log::error!("{what} panicked: {}", panic_text(&*payload));
+        if self.config.panic_policy == PanicPolicy::Propagate {
+            let mut first = self.panic.borrow_mut();
+            if first.is_none() {
+                *first = Some(payload);
+                return;
+            }
+        }
+        // The payload is a user's value too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    }
+
+    pub(crate) fn set_interest(&self, token: Token, interest: Interest) {
+        self.driver.borrow_mut().set_interest(token, interest);
+    }
+
+    pub(crate) fn transport(&self, token: Token) -> Option<Transport> {
+        match self.slots.borrow().get(token) {
+            Some(Slot::Connection(transport, _)) => Some(transport.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn listener(&self, token: Token) -> Option<Rc<Listening>> {
+        match self.slots.borrow().get(token) {
+            Some(Slot::Listener(listening)) => Some(Rc::clone(listening)),
+            _ => None,
+        }
+    }
+
+    /// Reads the clock; everything in this pass that needs no better time uses [`Inner::now`].
+    pub(crate) fn read_clock(&self) -> Instant {
+        self.driver.borrow().now()
+    }
+}
+
+/// The text of a panic, where it has one.
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text
+    } else {
+        "(no text)"
+    }
+}

@@ -1,0 +1,341 @@
+//! Listening: from a `listen` call to the connections it brings, and the [`Port`] to steer it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+
+use crate::core::slots::Token;
+use crate::driver::{Interest, NewStream};
+use crate::endpoint::ListenEndpoint;
+use crate::net::address::Address;
+use crate::net::backoff::AcceptBackoff;
+use crate::net::reason::Reason;
+use crate::protocol::{ErasedFactory, Peer, Protocol};
+use crate::reactor::deferred::Deferred;
+use crate::reactor::handle::Handle;
+use crate::reactor::inner::{Inner, Slot};
+use crate::reactor::stats::Counters;
+use crate::reactor::timers::{Timer, deadline};
+use crate::reactor::transport::Transport;
+use crate::reactor::watchdog::Hook;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Accepting,
+    /// By the user's wish.
+    Paused,
+    /// No descriptor was left; a timer will end the rest.
+    Resting,
+    Stopped,
+}
+
+/// A listening port inside the reactor.
+pub(crate) struct Listening {
+    token: Token,
+    address: Address,
+    /// Whether accepted connections may have another local address than the port.
+    any_address: bool,
+    state: Cell<State>,
+    backoff: RefCell<AcceptBackoff>,
+    /// `None` while it builds a protocol, and after the end.
+    factory: RefCell<Option<Box<dyn ErasedFactory>>>,
+    factory_started: Cell<bool>,
+    referenced: Cell<bool>,
+}
+
+/// A listening port: ask where it is, pause it, stop it. Dropping it changes nothing.
+#[derive(Clone)]
+pub struct Port {
+    handle: Handle,
+    listening: Rc<Listening>,
+}
+
+impl Port {
+    /// Where it listens; with the real port number when 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> Address {
+        self.listening.address
+    }
+
+    /// Closes the port at once; connections accepted through it live on. The Deferred fires when the port number
+    /// is free.
+    pub fn stop_listening(&self) -> Deferred<(), Reason> {
+        let (resolver, deferred) = Deferred::new(&self.handle);
+        if let Some(inner) = self.handle.inner() {
+            inner.stop_listening(&self.listening);
+        }
+        resolver.resolve(Ok(()));
+        deferred
+    }
+
+    /// Leaves new connections to the kernel's backlog for a while.
+    pub fn pause_accepting(&self) {
+        if matches!(self.listening.state.get(), State::Accepting | State::Resting) {
+            self.set_state(State::Paused, Interest::NONE);
+        }
+    }
+
+    /// Accepts again.
+    pub fn resume_accepting(&self) {
+        if self.listening.state.get() == State::Paused {
+            self.set_state(State::Accepting, Interest::READ);
+        }
+    }
+
+    fn set_state(&self, state: State, interest: Interest) {
+        self.listening.state.set(state);
+        if let Some(inner) = self.handle.inner() {
+            inner.set_interest(self.listening.token, interest);
+        }
+    }
+
+    /// Whether the port is open.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.state.get() != State::Stopped
+    }
+
+    /// Whether it takes new connections now.
+    #[must_use]
+    pub fn is_accepting(&self) -> bool {
+        self.listening.state.get() == State::Accepting
+    }
+
+    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for this port.
+    pub fn unref(&self) {
+        if self.listening.referenced.replace(false)
+            && let Some(inner) = self.handle.inner()
+        {
+            inner.referenced_ports.set(inner.referenced_ports.get() - 1);
+        }
+    }
+
+    /// The reactor.
+    #[must_use]
+    pub fn reactor(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("local_addr", &self.listening.address)
+            .field("state", &self.listening.state.get())
+            .finish()
+    }
+}
+
+impl Listening {
+    pub(crate) fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Takes the factory out at the end of the port or of the reactor.
+    pub(crate) fn end(&self) -> Option<Box<dyn ErasedFactory>> {
+        self.state.set(State::Stopped);
+        self.factory.borrow_mut().take()
+    }
+}
+
+impl Inner {
+    pub(crate) fn listen(
+        &self,
+        endpoint: &ListenEndpoint,
+        factory: Box<dyn ErasedFactory>,
+    ) -> io::Result<Port> {
+        let ListenEndpoint::Tcp(tcp) = endpoint;
+        let token = self.reserve()?;
+        let opened = self.driver.borrow_mut().listen(token, tcp.spec());
+        let address = match opened {
+            Ok(address) => address,
+            Err(error) => {
+                self.slots.borrow_mut().remove(token);
+                return Err(error);
+            }
+        };
+        let listening = Rc::new(Listening {
+            token,
+            address: address.into(),
+            any_address: address.ip().is_unspecified(),
+            state: Cell::new(State::Accepting),
+            backoff: RefCell::new(AcceptBackoff::default()),
+            factory: RefCell::new(Some(factory)),
+            factory_started: Cell::new(false),
+            referenced: Cell::new(true),
+        });
+        if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
+            *slot = Slot::Listener(Rc::clone(&listening));
+        }
+        self.referenced_ports.set(self.referenced_ports.get() + 1);
+        let starting = Rc::clone(&listening);
+        self.handle.call_soon(move |handle| {
+            if let Some(inner) = handle.inner() {
+                inner.with_factory(&starting, |_| {});
+            }
+        });
+        log::debug!("listening on {address}");
+        Ok(Port { handle: self.handle.clone(), listening })
+    }
+
+    /// A token for something about to be opened.
+    pub(crate) fn reserve(&self) -> io::Result<Token> {
+        self.slots.borrow_mut().insert(Slot::Reserved).ok_or_else(|| {
+            io::Error::other("the reactor has no slot left: too many connections and ports are open")
+        })
+    }
+
+    pub(crate) fn stop_listening(&self, listening: &Rc<Listening>) {
+        if listening.state.get() == State::Stopped {
+            return;
+        }
+        let factory = listening.end();
+        self.driver.borrow_mut().close(listening.token);
+        let slot = self.slots.borrow_mut().remove(listening.token);
+        drop(slot);
+        if listening.referenced.replace(false) {
+            self.referenced_ports.set(self.referenced_ports.get() - 1);
+        }
+        log::debug!("stopped listening on {}", listening.address);
+        // While the factory builds a protocol it is not here; then `with_factory` ends it.
+        if let Some(factory) = factory {
+            self.end_factory(factory, listening.factory_started.get());
+        }
+    }
+
+    /// Has the loop call `stopped` and drop the factory.
+    pub(crate) fn end_factory(&self, mut factory: Box<dyn ErasedFactory>, started: bool) {
+        self.handle.call_soon(move |_| {
+            if started {
+                factory.stopped();
+            }
+        });
+    }
+
+    /// Calls the factory, started if it was not, with nothing borrowed.
+    fn with_factory<R>(
+        &self,
+        listening: &Rc<Listening>,
+        f: impl FnOnce(&mut dyn ErasedFactory) -> R,
+    ) -> Option<R> {
+        let mut factory = listening.factory.borrow_mut().take()?;
+        if !listening.factory_started.replace(true) {
+            self.contain("Factory::started", || factory.started());
+        }
+        let what = "Factory::build_protocol";
+        let result = self.contain(what, || f(&mut *factory));
+        if listening.state.get() == State::Stopped {
+            self.end_factory(factory, true);
+        } else {
+            *listening.factory.borrow_mut() = Some(factory);
+        }
+        result
+    }
+
+    /// A listener has brought a stream.
+    pub(crate) fn accepted(&self, listener: Token, stream: NewStream) {
+        let Some(listening) = self.listener(listener) else {
+            Counters::bump(&self.counters.stale);
+            return;
+        };
+        listening.backoff.borrow_mut().succeeded();
+        let local = if listening.any_address {
+            match self.driver.borrow_mut().local_addr(&stream) {
+                Ok(local) => local.into(),
+                Err(error) => {
+                    log::debug!("{}: lost before it was accepted: {error}", stream.peer);
+                    return;
+                }
+            }
+        } else {
+            listening.address
+        };
+        let address = stream.peer.into();
+        let peer = Peer { address, local, port: Some(listening.address), reactor: self.handle.clone() };
+        let built = self.with_factory(&listening, |factory| factory.build(peer));
+        self.hook_ran(None, Hook::BuildProtocol);
+        match built {
+            Some(Some(protocol)) => self.establish(stream, protocol, address, local),
+            Some(None) => {
+                Counters::bump(&self.counters.refused);
+                drop(stream);
+            }
+            // It panicked, or the port was stopped.
+            None => drop(stream),
+        }
+    }
+
+    /// Makes a connection of an accepted stream.
+    fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, peer: Address, local: Address) {
+        let protocol_type = Self::type_of(&*protocol);
+        let mut protocol = Some(protocol);
+        let inserted = self.slots.borrow_mut().insert_with(|token| {
+            Slot::Connection(Transport::new(self, token, peer, local, protocol_type), protocol.take())
+        });
+        let adopted = match inserted {
+            Some(token) => self.driver.borrow_mut().adopt(token, stream).map(|()| token),
+            None => Err(io::Error::other("no slot left")),
+        };
+        match adopted {
+            Ok(token) => {
+                Counters::bump(&self.counters.accepted);
+                self.connection_made(token);
+            }
+            Err(error) => {
+                log::error!("cannot take {peer} in: {error}");
+                let slot = inserted.and_then(|token| self.slots.borrow_mut().remove(token));
+                self.discard((slot, protocol));
+            }
+        }
+    }
+
+    /// The first hook of a connection.
+    pub(crate) fn connection_made(&self, token: Token) {
+        self.connections.set(self.connections.get() + 1);
+        self.call_hook(token, Hook::ConnectionMade, |protocol, transport| {
+            protocol.connection_made(transport)
+        });
+    }
+
+    pub(crate) fn accept_failed(&self, listener: Token, error: &io::Error) {
+        Counters::bump(&self.counters.accept_errors);
+        let Some(listening) = self.listener(listener) else { return };
+        if listening.backoff.borrow_mut().is_worth_logging(self.now.get()) {
+            log::warn!("{}: a connection was lost before it was accepted: {error}", listening.address);
+        }
+    }
+
+    /// No descriptor is left: the listener rests.
+    pub(crate) fn accept_exhausted(&self, listener: Token, error: &io::Error, shed: u32) {
+        Counters::bump(&self.counters.accept_errors);
+        Counters::add(&self.counters.shed, u64::from(shed));
+        let Some(listening) = self.listener(listener) else { return };
+        if listening.state.get() != State::Accepting {
+            return;
+        }
+        let rest = listening.backoff.borrow_mut().failed();
+        if listening.backoff.borrow_mut().is_worth_logging(self.now.get()) {
+            log::error!(
+                "{}: cannot accept: {error}; {shed} connections refused, accepting rests for {rest:?}. \
+                 Raise the limit of open files (ulimit -n)",
+                listening.address
+            );
+        }
+        listening.state.set(State::Resting);
+        self.set_interest(listener, Interest::NONE);
+        let at = deadline(self.now.get(), rest);
+        let timer = self.add_timer_at(at, Timer::AcceptAgain(listener));
+        timer.unref();
+    }
+
+    /// A rest is over.
+    pub(crate) fn accept_again(&self, listener: Token) {
+        if let Some(listening) = self.listener(listener)
+            && listening.state.get() == State::Resting
+        {
+            listening.state.set(State::Accepting);
+            self.set_interest(listener, Interest::READ);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The reactor: what users hold of it, and the pass that does the work.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::core::pool::Pool;
+use crate::core::queue::Queue;
+use crate::core::slots::Slots;
+use crate::core::wheel::Wheel;
+use crate::driver::{Driver, PollDriver, Scratch};
+
+pub(crate) mod builder;
+pub(crate) mod channel;
+pub(crate) mod connecting;
+pub(crate) mod deferred;
+mod dispatch;
+pub(crate) mod handle;
+pub(crate) mod inner;
+pub(crate) mod listening;
+pub(crate) mod looping;
+mod pass;
+mod relay;
+pub(crate) mod remote;
+pub(crate) mod shutdown;
+mod signals;
+pub(crate) mod stats;
+mod teardown;
+pub(crate) mod timers;
+pub(crate) mod transport;
+pub(crate) mod typed;
+mod watchdog;
+
+use builder::{Config, ReactorBuilder};
+use handle::Handle;
+use inner::Inner;
+use remote::Inbox;
+use shutdown::{Shutdown, Stage};
+use stats::Counters;
+use watchdog::Watchdog;
+
+/// The reactor: owns the poller, the timers, the callback queue and every connection, and calls your hooks.
+///
+/// It derefs to [`Handle`], which has everything but running. Dropping it ends everything at once: no hook is
+/// called any more, every user value is dropped, every descriptor closed.
+///
+/// ```no_run
+/// use twistor::{Protocol, Reactor, Transport};
+///
+/// struct Echo;
+///
+/// impl Protocol for Echo {
+///     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+///         transport.write(data);
+///     }
+/// }
+///
+/// fn main() -> std::io::Result<()> {
+///     let reactor = Reactor::new()?;
+///     reactor.listen("tcp:8000", |_| Echo)?;
+///     reactor.run()
+/// }
+/// ```
+pub struct Reactor {
+    inner: Rc<Inner>,
+    /// Borrowed while the loop runs: that is how running it from a hook is noticed.
+    scratch: RefCell<Scratch>,
+    #[cfg(unix)]
+    descriptor: std::sync::Arc<polling::Poller>,
+}
+
+impl Reactor {
+    /// A reactor with default settings.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a poller.
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// To set limits, time-outs and policies.
+    pub fn builder() -> ReactorBuilder {
+        ReactorBuilder::default()
+    }
+
+    pub(crate) fn with_config(config: Config) -> io::Result<Self> {
+        let driver = Driver::Poll(PollDriver::new(config.portable, config.budgets)?);
+        let now = driver.now();
+        #[cfg(unix)]
+        let descriptor = driver.descriptor();
+        let inbox = Inbox::new(config.inbox_limit, driver.waker(), config.wake_hook.clone());
+        let inner = Rc::new_cyclic(|weak| Inner {
+            handle: Handle::new(weak.clone()),
+            driver: RefCell::new(driver),
+            slots: RefCell::new(Slots::new()),
+            timers: RefCell::new(Wheel::new(now)),
+            calls: RefCell::new(Queue::new()),
+            pool: Pool::new(config.output),
+            attention: RefCell::new(Vec::new()),
+            redelivery: RefCell::new(Vec::new()),
+            now: Cell::new(now),
+            in_pass: Cell::new(false),
+            inbox,
+            channels: RefCell::new(Slots::new()),
+            before_wait: RefCell::new(Vec::new()),
+            shutdown: RefCell::new(Shutdown::new()),
+            connections: Cell::new(0),
+            referenced_ports: Cell::new(0),
+            counters: Counters::default(),
+            watchdog: Watchdog::new(config.slow_hook, now),
+            signals: RefCell::new(None),
+            panic: RefCell::new(None),
+            config,
+        });
+        Ok(Self {
+            inner,
+            scratch: RefCell::new(Scratch::new()),
+            #[cfg(unix)]
+            descriptor,
+        })
+    }
+
+    /// Runs the loop until [`Handle::stop`], also when nothing is registered. SIGINT and SIGTERM stop it too,
+    /// unless the builder says otherwise. Afterwards it can run again.
+    ///
+    /// # Errors
+    ///
+    /// Called from a hook, or the system's poller fails.
+    pub fn run(&self) -> io::Result<()> {
+        self.run_while(|_| true)
+    }
+
+    /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no attempt,
+    /// no port, no timer, no callback. Ports and timers can be excluded with their `unref`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_until_idle(&self) -> io::Result<()> {
+        self.run_while(|inner| {
+            inner.has_work()
+                || inner.connections.get() > 0
+                || inner.referenced_ports.get() > 0
+                || inner.timers.borrow().referenced() > 0
+                || inner.stage() != Stage::Running
+        })
+    }
+
+    fn run_while(&self, busy: impl Fn(&Inner) -> bool) -> io::Result<()> {
+        let mut scratch = self.scratch.try_borrow_mut().map_err(|_| already_running())?;
+        let _current = self.inner.handle.enter();
+        let _signals = self.inner.watch_signals(true)?;
+        while busy(&self.inner) {
+            self.inner.pass(None, &mut scratch)?;
+            if self.inner.stage() == Stage::Finished {
+                self.inner.finish_shutdown();
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass, which waits at most this long for something to happen; `None` is as long as it takes. Returns
+    /// false once a [`stop`](Handle::stop) is complete.
+    ///
+    /// This is for a reactor that is a guest in another loop: that loop watches the reactor's descriptor
+    /// (`AsFd`), sleeps no longer than until [`next_deadline`](Handle::next_deadline) and then calls
+    /// `turn(Some(Duration::ZERO))`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        let mut scratch = self.scratch.try_borrow_mut().map_err(|_| already_running())?;
+        let _current = self.inner.handle.enter();
+        self.inner.keep_watching_signals()?;
+        let until = timeout.map(|timeout| timers::deadline(self.inner.read_clock(), timeout));
+        let mut left = timeout;
+        // A signal that is none of ours does not end the wait.
+        while self.inner.pass(left, &mut scratch)? {
+            left = until.map(|until| until.saturating_duration_since(self.inner.read_clock()));
+            if left == Some(Duration::ZERO) || self.inner.stage() != Stage::Running {
+                break;
+            }
+        }
+        // Its host may sleep now: calls from other threads have to wake it.
+        self.inner.inbox.fall_asleep();
+        if self.inner.stage() == Stage::Finished {
+            self.inner.finish_shutdown();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Ends everything at once; the same as dropping the reactor.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+fn already_running() -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, "the reactor runs already: a hook cannot run it again")
+}
+
+impl Deref for Reactor {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.inner.handle
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("connections", &self.inner.connections.get()).finish_non_exhaustive()
+    }
+}
+
+/// The descriptor is readable when a turn would find something to do.
+#[cfg(unix)]
+impl std::os::fd::AsFd for Reactor {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.inner.tear_down();
+    }
+}

@@ -1,0 +1,188 @@
+//! What a reactor counts, always.
+
+use std::cell::Cell;
+use std::fmt;
+use std::time::Duration;
+
+/// The counters of a running reactor: plain cells, one addition each.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) passes: Cell<u64>,
+    pub(crate) hooks: Cell<u64>,
+    pub(crate) panics: Cell<u64>,
+    pub(crate) accepted: Cell<u64>,
+    pub(crate) connected: Cell<u64>,
+    pub(crate) lost: Cell<u64>,
+    pub(crate) refused: Cell<u64>,
+    pub(crate) accept_errors: Cell<u64>,
+    pub(crate) shed: Cell<u64>,
+    pub(crate) stale: Cell<u64>,
+    pub(crate) dropped_posts: Cell<u64>,
+    pub(crate) write_limit_hits: Cell<u64>,
+    pub(crate) linger_timeouts: Cell<u64>,
+    pub(crate) timeouts: Cell<u64>,
+    pub(crate) timer_calls: Cell<u64>,
+    pub(crate) calls: Cell<u64>,
+    pub(crate) slow_hooks: Cell<u64>,
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn bump(counter: &Cell<u64>) {
+        counter.set(counter.get() + 1);
+    }
+
+    pub(crate) fn add(counter: &Cell<u64>, count: u64) {
+        counter.set(counter.get() + count);
+    }
+}
+
+/// A snapshot of what the reactor has counted since it was made. See [`Handle::stats`](crate::Handle::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Turns of the loop.
+    pub passes: u64,
+    /// Calls of protocol hooks.
+    pub hooks: u64,
+    /// Hooks and destructors that panicked.
+    pub panics: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections made from here.
+    pub connected: u64,
+    /// Connections lost, for whatever reason.
+    pub lost: u64,
+    /// Connections that no factory wanted.
+    pub refused: u64,
+    /// Accepts that failed.
+    pub accept_errors: u64,
+    /// Connections closed unseen because no descriptor was left.
+    pub shed: u64,
+    /// Events and completions for something that was gone already.
+    pub stale_events: u64,
+    /// Posts and timers dropped because their connection had ended or changed its protocol.
+    pub dropped_posts: u64,
+    /// Connections aborted because their peer did not read.
+    pub write_limit_hits: u64,
+    /// Connections aborted because their peer did not take the last bytes.
+    pub linger_timeouts: u64,
+    /// Time-outs of connections that passed.
+    pub timeouts: u64,
+    /// Timers that fired.
+    pub timer_calls: u64,
+    /// Queued callbacks that ran.
+    pub calls: u64,
+    /// Times that hooks held the loop longer than the threshold.
+    pub slow_hooks: u64,
+    /// Connections that are open now.
+    pub connections: usize,
+    /// Timers that are pending now.
+    pub timers: usize,
+    /// Bytes queued in all outboxes now.
+    pub queued_bytes: usize,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Bytes that the kernel took.
+    pub bytes_sent: u64,
+    /// System calls made, by kind.
+    pub system_calls: SystemCalls,
+}
+
+/// System calls made by the driver, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SystemCalls {
+    /// Waits for events.
+    pub waits: u64,
+    /// Receives.
+    pub receives: u64,
+    /// Sends.
+    pub sends: u64,
+    /// Accepts.
+    pub accepts: u64,
+    /// Registrations with the poller and changes of them.
+    pub controls: u64,
+    /// Everything else: opening, closing, options, relaying.
+    pub others: u64,
+}
+
+impl SystemCalls {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.waits + self.receives + self.sends + self.accepts + self.controls + self.others
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} connections ({} accepted, {} connected, {} lost), {} bytes in, {} bytes out, {} hooks in {} passes",
+            self.connections,
+            self.accepted,
+            self.connected,
+            self.lost,
+            self.bytes_received,
+            self.bytes_sent,
+            self.hooks,
+            self.passes
+        )
+    }
+}
+
+/// How long passes took, apart from waiting: what a timer or a connection had to wait at worst.
+///
+/// Buckets double: the first counts passes under 1 µs, the last everything from about 2 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LagHistogram {
+    pub(crate) buckets: [u64; Self::BUCKETS],
+}
+
+impl LagHistogram {
+    pub(crate) const BUCKETS: usize = 23;
+
+    pub(crate) const fn new() -> Self {
+        Self { buckets: [0; Self::BUCKETS] }
+    }
+
+    #[inline]
+    pub(crate) fn record(&mut self, lag: Duration) {
+        let micros = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.buckets[bucket.min(Self::BUCKETS - 1)] += 1;
+    }
+
+    /// Upper bound of each bucket and the passes counted in it.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.buckets.iter().enumerate().map(|(n, count)| (Duration::from_micros(1 << n), *count))
+    }
+
+    /// Passes counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// An upper bound of the lag that `share` (0 to 1) of the passes stayed below.
+    ///
+    /// ```
+    /// let reactor = twistor::Reactor::new()?;
+    /// reactor.turn(Some(std::time::Duration::ZERO))?;
+    /// assert!(reactor.lag().quantile(0.5) < std::time::Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Duration {
+        let wanted = (self.count() as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        let mut seen = 0;
+        for (bound, count) in self.buckets() {
+            seen += count;
+            if seen >= wanted {
+                return bound;
+            }
+        }
+        Duration::from_micros(1 << (Self::BUCKETS - 1))
+    }
+}

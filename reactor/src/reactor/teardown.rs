@@ -1,0 +1,103 @@
+//! The end of a reactor: every user value is dropped while the reactor still exists, and nothing is left.
+//!
+//! Destructors may call anything, so this takes things out first, drops them with nothing borrowed, and looks
+//! again until nothing new has come.
+
+use crate::net::address::Address;
+use crate::net::connection::End;
+use crate::net::reason::Reason;
+use crate::reactor::inner::{Inner, Slot};
+use crate::reactor::shutdown::{Shutdown, Stage};
+
+/// Rounds after which destructors that keep making new work are left to themselves.
+const ROUNDS: usize = 8;
+
+impl Inner {
+    /// After the last phase of a shutdown: what is still pending is dropped, and the reactor can run again.
+    pub(crate) fn finish_shutdown(&self) {
+        self.drop_pending();
+        self.shutdown.borrow_mut().stage = Stage::Running;
+    }
+
+    fn drop_pending(&self) {
+        for _ in 0..ROUNDS {
+            let calls = self.calls.borrow_mut().drain();
+            let timers = self.timers.borrow_mut().drain();
+            if calls.is_empty() && timers.is_empty() {
+                return;
+            }
+            for call in calls {
+                self.discard(call);
+            }
+            for timer in timers {
+                self.discard(timer);
+            }
+        }
+    }
+
+    /// Drops everything, calling no hook.
+    pub(crate) fn tear_down(&self) {
+        for message in self.inbox.close() {
+            self.discard(message);
+        }
+        let watch = self.signals.borrow_mut().take();
+        drop(watch);
+        for _ in 0..ROUNDS {
+            let tokens = self.slots.borrow().tokens();
+            if tokens.is_empty() {
+                break;
+            }
+            for token in tokens {
+                let slot = self.slots.borrow_mut().remove(token);
+                self.driver.borrow_mut().close(token);
+                if let Some(slot) = slot {
+                    self.drop_slot(slot);
+                }
+            }
+        }
+        self.drop_pending();
+        let triggers = std::mem::replace(&mut *self.shutdown.borrow_mut(), Shutdown::new());
+        self.discard(triggers);
+        for token in self.channels.borrow().tokens() {
+            let receiver = self.channels.borrow_mut().remove(token);
+            self.discard(receiver);
+        }
+        let hooks = self.before_wait.take();
+        self.discard(hooks);
+        self.drop_pending();
+        self.discard(self.pool.take_spent());
+        self.pool.release();
+    }
+
+    fn drop_slot(&self, slot: Slot) {
+        match slot {
+            Slot::Connection(transport, protocol) => {
+                let unread = {
+                    let mut machine = transport.0.machine.borrow_mut();
+                    machine.lose(Reason::Shutdown, End::Orderly, transport.pool());
+                    machine.take_all_unread()
+                };
+                transport.0.attended.set(true);
+                let extra = transport.0.extra.take();
+                self.discard(protocol);
+                self.discard(extra);
+                self.discard(unread);
+            }
+            Slot::Listener(listening) => {
+                let factory = listening.end();
+                self.discard(factory);
+            }
+            Slot::Attempt(attempt) => self.discard(attempt),
+            Slot::Reserved => {}
+        }
+    }
+
+    pub(crate) fn port_addresses(&self) -> Vec<Address> {
+        let slots = self.slots.borrow();
+        let ports = slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Listener(listening) => Some(listening.address()),
+            _ => None,
+        });
+        ports.collect()
+    }
+}

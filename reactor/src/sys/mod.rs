@@ -1,0 +1,13 @@
+//! Process-wide and per-thread state of the operating system that no safe crate covers: signals.
+//!
+//! Together with `driver` the only place that talks to the kernel, and the only place with `unsafe` code.
+//! Everything here has a safe interface and undoes what it changed: handlers, masks and registrations end
+//! with the value that stands for them.
+
+// Signal handlers and signal masks exist only as raw system calls; each block says why it is sound.
+#![allow(unsafe_code)]
+
+#[cfg(unix)]
+pub(crate) mod signal;
+#[cfg(unix)]
+pub(crate) mod sigpipe;
