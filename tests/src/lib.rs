@@ -1,1 +1,533 @@
-//! tests.
+//! What the contract tests share: a reactor on each driver, peers at the other end, protocols that write down what
+//! they were told.
+//!
+//! A test is written once, against a [`World`], and runs on every [`Driver`]. It never sleeps: it turns the reactor
+//! [until](World::until) something is so, and fails with a sentence if that does not come true. Peers are driven by
+//! the test's own thread while it turns the reactor, so that a driver without a kernel can offer the same.
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
+
+/// The drivers that the contract is tested on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// Linux: `epoll_wait` on the poller's own descriptor.
+    Direct,
+    /// Everywhere: through the poller's portable interface.
+    Portable,
+}
+
+/// Instantiates tests for every driver: each function becomes a module of that name with a test per driver.
+///
+/// ```text
+/// contract! {
+///     fn data_arrives_in_order(driver) {
+///         let world = World::new(driver);
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! contract {
+    ($($(#[$meta:meta])* fn $name:ident($driver:ident) $body:block)*) => {
+        $(
+            $(#[$meta])*
+            mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+
+                fn test($driver: $crate::Driver) $body
+
+                #[test]
+                fn direct() {
+                    test($crate::Driver::Direct);
+                }
+
+                #[test]
+                fn portable() {
+                    test($crate::Driver::Portable);
+                }
+            }
+        )*
+    };
+}
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A reactor and its surroundings.
+#[derive(Debug)]
+pub struct World {
+    /// The reactor under test. Turned by the world's methods; signals do not stop it.
+    pub reactor: Reactor,
+}
+
+impl World {
+    /// A reactor with default settings.
+    #[must_use]
+    pub fn new(driver: Driver) -> Self {
+        Self::with(driver, |builder| builder)
+    }
+
+    /// A reactor with other settings.
+    #[must_use]
+    pub fn with(driver: Driver, set: impl FnOnce(ReactorBuilder) -> ReactorBuilder) -> Self {
+        let builder = Reactor::builder().portable_polling(driver == Driver::Portable);
+        Self { reactor: set(builder).build().expect("a reactor") }
+    }
+
+    /// Turns the reactor until `condition` holds.
+    ///
+    /// # Panics
+    ///
+    /// It does not hold in time; `what` says what was waited for.
+    pub fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "still waiting: {what}");
+            self.reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
+        }
+    }
+
+    /// Turns the reactor `passes` times without waiting.
+    pub fn turns(&self, passes: usize) {
+        for _ in 0..passes {
+            self.reactor.turn(Some(Duration::ZERO)).expect("a turn");
+        }
+    }
+
+    /// Turns the reactor for a while, to see what does not happen.
+    pub fn run_for(&self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
+            self.reactor.turn(Some(left)).expect("a turn");
+        }
+    }
+
+    /// Listens on a free port, with a closure or factory.
+    pub fn listen(&self, factory: impl twistor::Factory) -> Port {
+        self.reactor.listen("tcp:0:interface=127.0.0.1", factory).expect("a port")
+    }
+
+    /// A peer connected to `port`; the reactor has not accepted it yet.
+    #[must_use]
+    pub fn connect(&self, port: &Port) -> Peer<'_> {
+        Peer::connect(self, port.local_addr().socket_addr().expect("an IP port"))
+    }
+
+    /// A port, its only connection (accepted, `connection_made` done) and the peer.
+    pub fn pair(&self, protocol: impl Protocol) -> (Transport, Peer<'_>) {
+        let made = Rc::new(RefCell::new(None));
+        let mut protocol = Some(protocol);
+        let port = {
+            let made = Rc::clone(&made);
+            self.listen(move |peer: twistor::Peer| {
+                let (made, reactor) = (Rc::clone(&made), peer.reactor);
+                let protocol = protocol.take()?;
+                Some(Announce { protocol: Some(protocol), made, reactor })
+            })
+        };
+        let peer = self.connect(&port);
+        self.until("the connection is accepted", || made.borrow().is_some());
+        let _ = port.stop_listening();
+        let transport: Transport = made.borrow_mut().take().expect("just seen");
+        (transport, peer)
+    }
+}
+
+/// Hands the transport out, then makes way for the protocol that it carries.
+struct Announce<P> {
+    protocol: Option<P>,
+    made: Rc<RefCell<Option<Transport>>>,
+    #[allow(dead_code, reason = "keeps the handle of the peer alive as a user's protocol might")]
+    reactor: twistor::Handle,
+}
+
+impl<P: Protocol> Protocol for Announce<P> {
+    fn connection_made(&mut self, transport: &Transport) {
+        *self.made.borrow_mut() = Some(transport.clone());
+        if let Some(protocol) = self.protocol.take() {
+            transport.switch_protocol(protocol);
+        }
+    }
+
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+        transport.unread(data.to_vec());
+    }
+}
+
+/// The other end of a connection: a plain socket that the test drives while it turns the reactor.
+#[derive(Debug)]
+pub struct Peer<'w> {
+    world: &'w World,
+    socket: Option<TcpStream>,
+}
+
+/// How a stream ended for the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// With a FIN.
+    Fin,
+    /// With a reset.
+    Reset,
+}
+
+impl<'w> Peer<'w> {
+    /// Connects to an address on this machine.
+    #[must_use]
+    pub fn connect(world: &'w World, address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).expect("the port takes connections");
+        socket.set_nonblocking(true).expect("non-blocking");
+        socket.set_nodelay(true).expect("nodelay");
+        Self { world, socket: Some(socket) }
+    }
+
+    /// A peer over a socket that exists already.
+    #[must_use]
+    pub fn of(world: &'w World, socket: TcpStream) -> Self {
+        socket.set_nonblocking(true).expect("non-blocking");
+        Self { world, socket: Some(socket) }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &TcpStream {
+        self.socket.as_ref().expect("the peer is still connected")
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.socket().local_addr().expect("an address")
+    }
+
+    /// Sends everything, turning the reactor while it does not read.
+    pub fn send(&self, data: &[u8]) {
+        let mut left = data;
+        self.world.until("the reactor reads what the peer sends", || {
+            left = &left[self.try_send(left)..];
+            left.is_empty()
+        });
+    }
+
+    /// Sends what the kernel takes at once.
+    pub fn try_send(&self, data: &[u8]) -> usize {
+        if data.is_empty() {
+            return 0;
+        }
+        match self.socket().write(data) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("the peer cannot send: {error}"),
+        }
+    }
+
+    /// Receives exactly `count` bytes, turning the reactor meanwhile.
+    #[must_use]
+    pub fn receive(&self, count: usize) -> Vec<u8> {
+        let mut data = vec![0; count];
+        let mut filled = 0;
+        self.world.until("the peer receives what was written", || {
+            while filled < count {
+                match self.socket().read(&mut data[filled..]) {
+                    Ok(0) => panic!("the stream ended after {filled} of {count} bytes"),
+                    Ok(more) => filled += more,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("the peer cannot receive: {error}"),
+                }
+            }
+            filled == count
+        });
+        data
+    }
+
+    /// What can be received at once, without turning the reactor; `None` at the end of the stream.
+    #[must_use]
+    pub fn try_receive(&self) -> Option<Vec<u8>> {
+        let mut data = vec![0; 1 << 16];
+        match self.socket().read(&mut data) {
+            Ok(0) => None,
+            Ok(count) => {
+                data.truncate(count);
+                Some(data)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
+    /// Receives to the end of the stream, turning the reactor meanwhile.
+    #[must_use]
+    pub fn receive_to_end(&self) -> (Vec<u8>, Ending) {
+        let mut data = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut ending = None;
+        self.world.until("the stream ends for the peer", || {
+            loop {
+                match self.socket().read(&mut buffer) {
+                    Ok(0) => ending = Some(Ending::Fin),
+                    Ok(count) => {
+                        data.extend_from_slice(&buffer[..count]);
+                        continue;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => ending = Some(Ending::Reset),
+                }
+                break;
+            }
+            ending.is_some()
+        });
+        (data, ending.expect("just seen"))
+    }
+
+    /// Ends the peer's direction with a FIN.
+    pub fn finish(&self) {
+        self.socket().shutdown(std::net::Shutdown::Write).expect("a FIN");
+    }
+
+    /// Breaks the connection with a reset.
+    pub fn reset(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("linger");
+        }
+    }
+
+    /// Closes the peer's socket; with unread data in it the kernel sends a reset.
+    pub fn close(&mut self) {
+        self.socket = None;
+    }
+}
+
+/// What a protocol was told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// `connection_made`
+    Made,
+    /// `data_received`
+    Data(Vec<u8>),
+    /// `eof_received`
+    Eof,
+    /// `pause_writing`
+    Pause,
+    /// `resume_writing`
+    Resume,
+    /// `timed_out`
+    TimedOut(Timeout),
+    /// `shutting_down`
+    ShuttingDown,
+    /// `connection_lost`, with the reason as text
+    Lost(String),
+}
+
+/// A list of events, shared between the test and its protocols.
+#[derive(Clone, Default, Debug)]
+pub struct Log(Rc<RefCell<Vec<Event>>>);
+
+impl Log {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes an event down.
+    pub fn push(&self, event: Event) {
+        self.0.borrow_mut().push(event);
+    }
+
+    /// All events so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.0.borrow().clone()
+    }
+
+    /// All bytes of `Data` events so far, in order.
+    #[must_use]
+    pub fn data(&self) -> Vec<u8> {
+        let events = self.0.borrow();
+        events
+            .iter()
+            .filter_map(|event| if let Event::Data(data) = event { Some(&**data) } else { None })
+            .fold(Vec::new(), |mut all, data| {
+                all.extend_from_slice(data);
+                all
+            })
+    }
+
+    /// How often an event was written down.
+    #[must_use]
+    pub fn count(&self, event: &Event) -> usize {
+        self.0.borrow().iter().filter(|seen| *seen == event).count()
+    }
+
+    /// Whether it was.
+    #[must_use]
+    pub fn has(&self, event: &Event) -> bool {
+        self.count(event) > 0
+    }
+
+    /// The text of the loss, if there was one.
+    ///
+    /// # Panics
+    ///
+    /// The loss was reported more than once, or something after it.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        let events = self.0.borrow();
+        let position = events.iter().position(|event| matches!(event, Event::Lost(_)))?;
+        assert_eq!(position, events.len() - 1, "the loss is not the last event: {events:?}");
+        match &events[position] {
+            Event::Lost(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+}
+
+type Hook = Box<dyn FnMut(&Transport)>;
+type DataHook = Box<dyn FnMut(&Transport, &[u8])>;
+
+/// A protocol that writes down what it is told and does what the test wants in each hook.
+#[derive(Default)]
+pub struct Script {
+    log: Log,
+    made: Option<Hook>,
+    data: Option<DataHook>,
+    eof: Option<Box<dyn FnMut(&Transport) -> Eof>>,
+    pause: Option<Hook>,
+    resume: Option<Hook>,
+    timed_out: Option<Box<dyn FnMut(&Transport, Timeout) -> OnTimeout>>,
+    shutting_down: Option<Hook>,
+    lost: Option<Box<dyn FnMut(&Transport, &Reason)>>,
+}
+
+impl std::fmt::Debug for Script {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Script").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+impl Script {
+    /// Writes to `log` and does nothing else.
+    #[must_use]
+    pub fn new(log: &Log) -> Self {
+        Self { log: log.clone(), ..Self::default() }
+    }
+
+    /// In `connection_made`.
+    #[must_use]
+    pub fn on_made(mut self, hook: impl FnMut(&Transport) + 'static) -> Self {
+        self.made = Some(Box::new(hook));
+        self
+    }
+
+    /// In `data_received`.
+    #[must_use]
+    pub fn on_data(mut self, hook: impl FnMut(&Transport, &[u8]) + 'static) -> Self {
+        self.data = Some(Box::new(hook));
+        self
+    }
+
+    /// In `eof_received`.
+    #[must_use]
+    pub fn on_eof(mut self, hook: impl FnMut(&Transport) -> Eof + 'static) -> Self {
+        self.eof = Some(Box::new(hook));
+        self
+    }
+
+    /// In `pause_writing`.
+    #[must_use]
+    pub fn on_pause(mut self, hook: impl FnMut(&Transport) + 'static) -> Self {
+        self.pause = Some(Box::new(hook));
+        self
+    }
+
+    /// In `resume_writing`.
+    #[must_use]
+    pub fn on_resume(mut self, hook: impl FnMut(&Transport) + 'static) -> Self {
+        self.resume = Some(Box::new(hook));
+        self
+    }
+
+    /// In `timed_out`.
+    #[must_use]
+    pub fn on_timed_out(mut self, hook: impl FnMut(&Transport, Timeout) -> OnTimeout + 'static) -> Self {
+        self.timed_out = Some(Box::new(hook));
+        self
+    }
+
+    /// In `shutting_down`, instead of closing.
+    #[must_use]
+    pub fn on_shutting_down(mut self, hook: impl FnMut(&Transport) + 'static) -> Self {
+        self.shutting_down = Some(Box::new(hook));
+        self
+    }
+
+    /// In `connection_lost`.
+    #[must_use]
+    pub fn on_lost(mut self, hook: impl FnMut(&Transport, &Reason) + 'static) -> Self {
+        self.lost = Some(Box::new(hook));
+        self
+    }
+}
+
+fn call(hook: &mut Option<Hook>, transport: &Transport) {
+    if let Some(hook) = hook {
+        hook(transport);
+    }
+}
+
+impl Protocol for Script {
+    fn connection_made(&mut self, transport: &Transport) {
+        self.log.push(Event::Made);
+        call(&mut self.made, transport);
+    }
+
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+        assert!(!data.is_empty(), "an empty slice was delivered");
+        self.log.push(Event::Data(data.to_vec()));
+        if let Some(hook) = &mut self.data {
+            hook(transport, data);
+        }
+    }
+
+    fn eof_received(&mut self, transport: &Transport) -> Eof {
+        self.log.push(Event::Eof);
+        self.eof.as_mut().map_or(Eof::Close, |hook| hook(transport))
+    }
+
+    fn pause_writing(&mut self, transport: &Transport) {
+        self.log.push(Event::Pause);
+        call(&mut self.pause, transport);
+    }
+
+    fn resume_writing(&mut self, transport: &Transport) {
+        self.log.push(Event::Resume);
+        call(&mut self.resume, transport);
+    }
+
+    fn timed_out(&mut self, transport: &Transport, which: Timeout) -> OnTimeout {
+        self.log.push(Event::TimedOut(which));
+        self.timed_out.as_mut().map_or(OnTimeout::Abort, |hook| hook(transport, which))
+    }
+
+    fn shutting_down(&mut self, transport: &Transport) {
+        self.log.push(Event::ShuttingDown);
+        match &mut self.shutting_down {
+            Some(hook) => hook(transport),
+            None => transport.lose_connection(),
+        }
+    }
+
+    fn connection_lost(&mut self, transport: &Transport, reason: &Reason) {
+        self.log.push(Event::Lost(reason.to_string()));
+        if let Some(hook) = &mut self.lost {
+            hook(transport, reason);
+        }
+    }
+}
