@@ -14,6 +14,14 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
 
+pub use buffers::{Buffers, pattern};
+pub use child::in_child;
+
+pub mod allocations;
+mod buffers;
+mod child;
+pub mod process;
+
 /// The drivers that the contract is tested on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
@@ -108,6 +116,20 @@ impl World {
         {
             self.reactor.turn(Some(left)).expect("a turn");
         }
+    }
+
+    /// Asserts that nothing wakes the reactor for a while: `what` says why nothing should.
+    ///
+    /// # Panics
+    ///
+    /// The loop turns although nothing happens.
+    pub fn assert_sleeps(&self, what: &str) {
+        let before = self.reactor.stats();
+        self.run_for(Duration::from_millis(30));
+        let after = self.reactor.stats();
+        let passes = after.passes - before.passes;
+        assert!(passes <= 3, "{passes} passes in 30 ms: {what}");
+        assert_eq!(after.hooks, before.hooks, "a hook ran: {what}");
     }
 
     /// Listens on a free port, with a closure or factory.

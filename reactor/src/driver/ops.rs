@@ -21,7 +21,7 @@ pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many};
+pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many, ticks};
 
 /// Bytes of a file sent at once where the system cannot send files, and the room they need.
 #[cfg(not(target_os = "linux"))]
@@ -35,6 +35,16 @@ mod system {
 
     use super::{FileRange, Socket, SocketAddr, io, unmapped};
     use crate::sys::sigpipe::without_sigpipe;
+
+    /// Nanoseconds of the monotonic clock.
+    #[inline]
+    pub(in super::super) fn ticks() -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid place for the answer. This clock exists on every Linux; if the call failed
+        // all the same, time would stand still, which no reader mistakes for anything else.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+        (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+    }
 
     #[inline]
     pub(in super::super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
@@ -91,6 +101,12 @@ mod system {
     const OUT_OF_BAND: i32 = libc::MSG_OOB;
     #[cfg(not(unix))]
     const OUT_OF_BAND: i32 = 1;
+
+    /// Nanoseconds since the first call.
+    pub(in super::super) fn ticks() -> u64 {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64
+    }
 
     pub(in super::super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
         (&*socket).read(buffer)

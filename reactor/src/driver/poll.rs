@@ -325,29 +325,31 @@ impl PollDriver {
     }
 
     #[inline]
+    fn socket(&self, token: Token) -> Option<&Socket> {
+        let source = self.sources.get(token.index())?;
+        if source.generation == token.generation() { source.socket.as_ref() } else { None }
+    }
+
+    #[inline]
+    pub(super) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
+        let socket = self.socket(stream).ok_or(io::ErrorKind::NotConnected)?;
+        let sent = ops::send(socket, data)?;
+        self.stats.sends += 1;
+        self.stats.bytes_sent += sent as u64;
+        Ok(sent)
+    }
+
     pub(super) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
-        let Some(source) = self.sources.get(stream.index()) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let (Some(socket), true) = (&source.socket, source.generation == stream.generation()) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        // The usual case: one small buffer, taken whole.
-        if let Some(data) = outbox.only() {
-            let length = data.len();
-            self.stats.sends += 1;
-            match ops::send(socket, data) {
-                Ok(sent) => {
-                    self.stats.bytes_sent += sent as u64;
-                    outbox.consume(sent, pool);
-                    return Ok(if sent == length { Sent::All } else { Sent::Blocked });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        send_backlog(socket, outbox, pool, self.budgets.write, &mut self.stats)
+        let mut stats = self.stats;
+        let socket = self.socket(stream).ok_or(io::ErrorKind::NotConnected)?;
+        let result = send_backlog(socket, outbox, pool, self.budgets.write, &mut stats);
+        self.stats = stats;
+        result
+    }
+
+    #[inline]
+    pub(super) fn ticks(&self) -> u64 {
+        ops::ticks()
     }
 
     pub(super) fn now(&self) -> Instant {

@@ -132,39 +132,76 @@ pub(crate) struct Rare {
     pub(crate) timer: Option<TimerId>,
 }
 
-/// The state machine; see the module.
-pub(crate) struct Connection {
-    outbox: Outbox,
-    received: u64,
-    sent: u64,
-    rare: Option<Box<Rare>>,
+/// The states of a connection's parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Modes {
     phase: Phase,
     flow: Flow,
     peer_end: PeerEnd,
     write_side: WriteSide,
     output: Output,
     /// `pause_writing` was called and `resume_writing` not yet.
-    pub(crate) writing_paused: bool,
+    writing_paused: bool,
     /// A relay has taken the input over and is waiting for its target.
     held: bool,
     end: End,
 }
 
+impl Modes {
+    /// Of a connection that nothing has happened to.
+    const PEACE: Self = Self {
+        phase: Phase::Open,
+        flow: Flow::Running,
+        peer_end: PeerEnd::Open,
+        write_side: WriteSide::Open,
+        output: Output::Free,
+        writing_paused: false,
+        held: false,
+        end: End::Orderly,
+    };
+}
+
+/// The state machine; see the module.
+pub(crate) struct Connection {
+    outbox: Outbox,
+    received: u64,
+    sent: u64,
+    rare: Option<Box<Rare>>,
+    modes: Modes,
+}
+
 impl Connection {
     pub(crate) fn new() -> Self {
-        Self {
-            outbox: Outbox::default(),
-            received: 0,
-            sent: 0,
-            rare: None,
-            phase: Phase::Open,
-            flow: Flow::Running,
-            peer_end: PeerEnd::Open,
-            write_side: WriteSide::Open,
-            output: Output::Free,
-            writing_paused: false,
-            held: false,
-            end: End::Orderly,
+        Self { outbox: Outbox::default(), received: 0, sent: 0, rare: None, modes: Modes::PEACE }
+    }
+
+    /// Whether the connection just flows: input goes straight to the protocol, output straight to the kernel, and
+    /// nothing else is to be thought of. The usual case, and the one that has to be fast.
+    #[inline]
+    pub(crate) fn is_at_peace(&self) -> bool {
+        self.modes == Modes::PEACE && self.rare.is_none()
+    }
+
+    /// Counts input and says whether the connection [is at peace](Self::is_at_peace).
+    #[inline]
+    pub(crate) fn received_in_peace(&mut self, count: usize) -> bool {
+        self.received += count as u64;
+        self.is_at_peace()
+    }
+
+    /// The one small buffer that is queued, if that is all.
+    #[inline]
+    pub(crate) fn small_output(&self) -> Option<&[u8]> {
+        self.outbox.only()
+    }
+
+    /// The kernel took `count` bytes of the one small buffer; `all` of it, or as much as it takes for now.
+    #[inline]
+    pub(crate) fn sent_small(&mut self, count: usize, all: bool, pool: &Pool) {
+        self.sent += count as u64;
+        self.outbox.consume(count, pool);
+        if !all {
+            self.modes.output = Output::Blocked;
         }
     }
 
@@ -173,11 +210,11 @@ impl Connection {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.phase
+        self.modes.phase
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        self.modes.phase == Phase::Open
     }
 
     /// Bytes received and bytes that the kernel took.
@@ -187,11 +224,11 @@ impl Connection {
 
     /// Why the connection was lost, once it is.
     pub(crate) fn reason(&self) -> Option<&Reason> {
-        self.rare.as_ref()?.reason.as_ref().filter(|_| self.phase == Phase::Lost)
+        self.rare.as_ref()?.reason.as_ref().filter(|_| self.modes.phase == Phase::Lost)
     }
 
     pub(crate) fn end(&self) -> End {
-        self.end
+        self.modes.end
     }
 
     // What is to be done.
@@ -199,25 +236,25 @@ impl Connection {
     /// What the reactor has to do next. With an idle open connection this is a handful of comparisons.
     #[inline]
     pub(crate) fn step(&self) -> Step {
-        if self.phase == Phase::Lost {
+        if self.modes.phase == Phase::Lost {
             return Step::Rest;
         }
-        let closing = self.phase == Phase::Closing;
-        match self.write_side {
-            WriteSide::Open | WriteSide::Finishing if !self.outbox.is_empty() => match self.output {
+        let closing = self.modes.phase == Phase::Closing;
+        match self.modes.write_side {
+            WriteSide::Open | WriteSide::Finishing if !self.outbox.is_empty() => match self.modes.output {
                 Output::Free => Step::Flush,
                 Output::Blocked => Step::Rest,
             },
             WriteSide::Open => Step::Rest,
             // The close itself tells the peer when it has nothing more to say.
-            WriteSide::Finishing if closing && self.peer_end != PeerEnd::Open => self.lose_orderly(),
+            WriteSide::Finishing if closing && self.modes.peer_end != PeerEnd::Open => self.lose_orderly(),
             WriteSide::Finishing => Step::Shutdown,
-            WriteSide::Finished => match self.peer_end {
+            WriteSide::Finished => match self.modes.peer_end {
                 PeerEnd::Told => self.lose_orderly(),
                 PeerEnd::Seen if closing => self.lose_orderly(),
                 _ => Step::Rest,
             },
-            WriteSide::Broken if closing || !self.is_reading() || self.peer_end != PeerEnd::Open => {
+            WriteSide::Broken if closing || !self.is_reading() || self.modes.peer_end != PeerEnd::Open => {
                 Step::Lose(Reason::Reset, End::Orderly)
             }
             WriteSide::Broken => Step::Rest,
@@ -231,11 +268,11 @@ impl Connection {
 
     /// The connection is over. The first call counts.
     pub(crate) fn lose(&mut self, reason: Reason, end: End, pool: &Pool) {
-        if self.phase == Phase::Lost {
+        if self.modes.phase == Phase::Lost {
             return;
         }
-        self.phase = Phase::Lost;
-        self.end = end;
+        self.modes.phase = Phase::Lost;
+        self.modes.end = end;
         self.outbox.clear(pool);
         let rare = self.rare();
         rare.reason = Some(reason);
@@ -245,46 +282,52 @@ impl Connection {
     /// Whether the stream is watched for input and for output.
     #[inline]
     pub(crate) fn interest(&self) -> (bool, bool) {
-        let read = match self.phase {
-            Phase::Open => self.is_reading() && !self.held,
+        let read = match self.modes.phase {
+            Phase::Open => self.is_reading() && !self.modes.held,
             Phase::Closing => true,
             Phase::Lost => false,
         };
-        let blocked = self.output == Output::Blocked;
-        (read && self.peer_end == PeerEnd::Open, blocked && self.phase != Phase::Lost)
+        let blocked = self.modes.output == Output::Blocked;
+        (read && self.modes.peer_end == PeerEnd::Open, blocked && self.modes.phase != Phase::Lost)
     }
 
     // Input.
 
     pub(crate) fn is_reading(&self) -> bool {
-        self.flow == Flow::Running
+        self.modes.flow == Flow::Running
     }
 
     pub(crate) fn pause_reading(&mut self) {
-        self.flow = Flow::Paused;
+        self.modes.flow = Flow::Paused;
     }
 
     pub(crate) fn resume_reading(&mut self) {
-        self.flow = Flow::Running;
+        self.modes.flow = Flow::Running;
     }
 
     /// A relay stops or starts taking input.
     pub(crate) fn hold(&mut self, held: bool) {
-        self.held = held;
+        self.modes.held = held;
     }
 
-    /// Counts input; what a closing connection receives beyond `linger` ends it.
-    #[inline]
-    pub(crate) fn count_received(&mut self, count: usize, now: Instant) {
-        self.received += count as u64;
+    /// Input has come: refreshes the time-outs that wait for it.
+    pub(crate) fn stamp_received(&mut self, now: impl FnOnce() -> Instant) {
         if let Some(watch) = self.rare.as_mut().and_then(|rare| rare.watch.as_mut()) {
-            watch.received(now);
+            watch.received(now());
+        }
+    }
+
+    /// Counts input that a relay moved past the protocol.
+    pub(crate) fn count_relayed(&mut self, count: u64, now: Instant) {
+        self.received += count;
+        if count > 0 {
+            self.stamp_received(|| now);
         }
     }
 
     /// Throws away input of a closing connection; true when it was more than enough.
     pub(crate) fn discard(&mut self, count: usize, linger: &Linger) -> bool {
-        if self.write_side != WriteSide::Finished {
+        if self.modes.write_side != WriteSide::Finished {
             return false;
         }
         let rare = self.rare();
@@ -295,7 +338,7 @@ impl Connection {
     /// Whether input can go straight to the protocol.
     #[inline]
     pub(crate) fn delivers_at_once(&self) -> bool {
-        self.phase == Phase::Open && self.flow == Flow::Running && !self.has_unread()
+        self.modes.phase == Phase::Open && self.modes.flow == Flow::Running && !self.has_unread()
     }
 
     pub(crate) fn has_unread(&self) -> bool {
@@ -304,9 +347,9 @@ impl Connection {
 
     /// Whether something waits to be delivered that no event will announce.
     pub(crate) fn wants_redelivery(&self) -> bool {
-        self.phase == Phase::Open
-            && self.flow == Flow::Running
-            && (self.has_unread() || self.peer_end == PeerEnd::Seen)
+        self.modes.phase == Phase::Open
+            && self.modes.flow == Flow::Running
+            && (self.has_unread() || self.modes.peer_end == PeerEnd::Seen)
     }
 
     /// Puts bytes back in front of everything that was not delivered yet. Returns how many are waiting.
@@ -339,18 +382,19 @@ impl Connection {
 
     /// The peer has finished sending.
     pub(crate) fn peer_ended(&mut self) {
-        if self.peer_end == PeerEnd::Open {
-            self.peer_end = PeerEnd::Seen;
+        if self.modes.peer_end == PeerEnd::Open {
+            self.modes.peer_end = PeerEnd::Seen;
         }
     }
 
     /// Whether the protocol is to be told now that the peer has finished; true once. A stream whose sending
     /// failed did not end, it broke.
     pub(crate) fn take_peer_end(&mut self) -> bool {
-        let now =
-            self.peer_end == PeerEnd::Seen && self.delivers_at_once() && self.write_side != WriteSide::Broken;
+        let now = self.modes.peer_end == PeerEnd::Seen
+            && self.delivers_at_once()
+            && self.modes.write_side != WriteSide::Broken;
         if now {
-            self.peer_end = PeerEnd::Told;
+            self.modes.peer_end = PeerEnd::Told;
         }
         now
     }
@@ -358,7 +402,7 @@ impl Connection {
     // Output.
 
     fn takes_output(&self) -> bool {
-        self.phase == Phase::Open && self.write_side == WriteSide::Open
+        self.modes.phase == Phase::Open && self.modes.write_side == WriteSide::Open
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -439,13 +483,17 @@ impl Connection {
 
     /// The kernel took `count` bytes; `blocked`: it takes no more for now.
     #[inline]
-    pub(crate) fn sent(&mut self, count: u64, blocked: bool, now: Instant) {
+    pub(crate) fn sent(&mut self, count: u64, blocked: bool, now: impl FnOnce() -> Instant) {
         self.sent += count;
-        let was_blocked = self.output == Output::Blocked;
-        self.output = if blocked { Output::Blocked } else { Output::Free };
+        let was_blocked = self.modes.output == Output::Blocked;
+        self.modes.output = if blocked { Output::Blocked } else { Output::Free };
         if let Some(rare) = &mut self.rare
             && (count > 0 || !was_blocked)
         {
+            if rare.watch.is_none() && rare.lingering_since.is_none() {
+                return;
+            }
+            let now = now();
             if let Some(watch) = &mut rare.watch {
                 watch.sent(now);
             }
@@ -457,7 +505,7 @@ impl Connection {
 
     /// The stream is writable again.
     pub(crate) fn writable(&mut self) {
-        self.output = Output::Free;
+        self.modes.output = Output::Free;
     }
 
     /// Counts bytes that a relay moved past the outbox.
@@ -467,20 +515,20 @@ impl Connection {
 
     /// A relay waits until the stream is writable.
     pub(crate) fn block_output(&mut self) {
-        self.output = Output::Blocked;
+        self.modes.output = Output::Blocked;
     }
 
     /// Sending failed: what is queued will never leave.
     pub(crate) fn sending_failed(&mut self, pool: &Pool) {
         self.outbox.clear(pool);
-        self.output = Output::Free;
-        self.write_side = WriteSide::Broken;
+        self.modes.output = Output::Free;
+        self.modes.write_side = WriteSide::Broken;
     }
 
     /// Our direction has ended.
     pub(crate) fn write_side_ended(&mut self, now: Instant) {
-        self.write_side = WriteSide::Finished;
-        if self.phase == Phase::Closing {
+        self.modes.write_side = WriteSide::Finished;
+        if self.modes.phase == Phase::Closing {
             self.rare().lingering_since = Some(now);
         }
     }
@@ -488,15 +536,20 @@ impl Connection {
     /// The crossing of a watermark that the protocol does not know of yet.
     #[inline]
     pub(crate) fn crossing(&self, pool: &Pool) -> Option<Crossing> {
-        if self.outbox.is_empty() && !self.writing_paused {
+        if self.outbox.is_empty() && !self.modes.writing_paused {
             return None;
         }
         let (high, low) = self.marks(pool);
-        match self.phase {
-            Phase::Open if !self.writing_paused && self.queued() > high => Some(Crossing::Pause),
-            Phase::Open if self.writing_paused && self.queued() <= low => Some(Crossing::Resume),
+        match self.modes.phase {
+            Phase::Open if !self.modes.writing_paused && self.queued() > high => Some(Crossing::Pause),
+            Phase::Open if self.modes.writing_paused && self.queued() <= low => Some(Crossing::Resume),
             _ => None,
         }
+    }
+
+    /// The protocol is told of a crossing.
+    pub(crate) fn cross(&mut self, crossing: Crossing) {
+        self.modes.writing_paused = crossing == Crossing::Pause;
     }
 
     /// High and low mark.
@@ -517,12 +570,12 @@ impl Connection {
 
     /// Flush, end our side, wait for the peer's end. `reason` is what the loss will say.
     pub(crate) fn lose_connection(&mut self, reason: Option<Reason>, now: Instant) {
-        if self.phase != Phase::Open {
+        if self.modes.phase != Phase::Open {
             return;
         }
-        self.phase = Phase::Closing;
-        if self.write_side == WriteSide::Open {
-            self.write_side = WriteSide::Finishing;
+        self.modes.phase = Phase::Closing;
+        if self.modes.write_side == WriteSide::Open {
+            self.modes.write_side = WriteSide::Finishing;
         }
         let rare = self.rare();
         rare.reason = reason;
@@ -532,7 +585,7 @@ impl Connection {
     /// Flush, then end our side; reading goes on.
     pub(crate) fn lose_write_side(&mut self) {
         if self.takes_output() {
-            self.write_side = WriteSide::Finishing;
+            self.modes.write_side = WriteSide::Finishing;
         }
     }
 
@@ -558,7 +611,7 @@ impl Connection {
     /// When the connection has to be looked at, whatever happens.
     pub(crate) fn next_deadline(&self, linger: &Linger) -> Option<Instant> {
         let rare = self.rare.as_ref()?;
-        match self.phase {
+        match self.modes.phase {
             Phase::Open => rare.watch.as_ref()?.next_deadline(!self.outbox.is_empty()),
             Phase::Closing => rare.lingering_since?.checked_add(linger.timeout),
             Phase::Lost => None,
@@ -578,7 +631,7 @@ impl Connection {
 
     /// The time-out that has passed, for the protocol to decide about.
     pub(crate) fn passed_timeout(&mut self, now: Instant) -> Option<Timeout> {
-        if self.phase != Phase::Open {
+        if self.modes.phase != Phase::Open {
             return None;
         }
         let (received, queued) = (self.received, !self.outbox.is_empty());
@@ -587,10 +640,12 @@ impl Connection {
 
     /// How a closing connection ends whose peer let the linger time-out pass.
     pub(crate) fn linger_passed(&self, now: Instant, linger: &Linger) -> Option<(Reason, End)> {
-        if self.phase != Phase::Closing || self.next_deadline(linger).is_none_or(|deadline| deadline > now) {
+        if self.modes.phase != Phase::Closing
+            || self.next_deadline(linger).is_none_or(|deadline| deadline > now)
+        {
             return None;
         }
-        if self.write_side == WriteSide::Finished {
+        if self.modes.write_side == WriteSide::Finished {
             let reason = self.rare.as_ref().and_then(|rare| rare.reason.clone());
             return Some((reason.unwrap_or(Reason::Closed), End::Orderly));
         }

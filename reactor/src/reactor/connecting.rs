@@ -290,9 +290,9 @@ impl Inner {
             self.fail_attempt(token, attempt, error, true);
             return;
         };
-        let transport = Transport::new(self, token, address, local, Self::type_of(&*protocol));
+        let transport = Transport::new(self, token, address, local, protocol);
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
-            *slot = Slot::Connection(transport.clone(), Some(protocol));
+            *slot = Slot::Connection(transport.clone());
         }
         Counters::bump(&self.counters.connected);
         let panics = self.counters.panics.get();

@@ -4,7 +4,7 @@
 //! slot, called with nothing borrowed, put back, and its connection *tended*: flushed, ended, watched for what it
 //! needs next. What has to call further hooks (losses, watermarks) is put on the list for settle.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -16,7 +16,7 @@ use crate::net::connection::{Crossing, End, Phase, Step};
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeout;
 use crate::protocol::{Eof, OnTimeout, Protocol};
-use crate::reactor::inner::{Inner, Slot, TypedCall};
+use crate::reactor::inner::{Inner, TypedCall};
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
@@ -25,16 +25,15 @@ use crate::reactor::watchdog::Hook;
 impl Inner {
     // Calling.
 
-    /// Takes the protocol out of its slot, so that it can be called.
+    /// Takes the protocol out of its cell, so that it can be called.
     #[inline]
     fn enter(&self, token: Token) -> Option<(Transport, Box<dyn Protocol>)> {
-        let (transport, protocol) = match self.slots.borrow_mut().get_mut(token)? {
-            Slot::Connection(transport, protocol) => (transport.clone(), protocol.take()?),
-            _ => return None,
-        };
+        let transport = self.transport(token)?;
+        let protocol = transport.0.protocol.take()?;
         transport.0.attended.set(true);
         if transport.0.extra.borrow().is_some() {
-            return Some(self.apply_switch(transport, protocol));
+            let protocol = self.apply_switch(&transport, protocol);
+            return Some((transport, protocol));
         }
         Some((transport, protocol))
     }
@@ -57,13 +56,9 @@ impl Inner {
             }
         };
         if transport.0.extra.borrow().is_some() {
-            (_, protocol) = self.apply_switch(transport.clone(), protocol);
+            protocol = self.apply_switch(transport, protocol);
         }
-        if let Some(Slot::Connection(_, slot)) = self.slots.borrow_mut().get_mut(transport.0.token) {
-            *slot = Some(protocol);
-        }
-        transport.0.attended.set(false);
-        self.tend(transport);
+        self.leave_uncalled(transport, protocol);
         value
     }
 
@@ -102,35 +97,30 @@ impl Inner {
         self.leave(&transport, protocol, hook, outcome)
     }
 
+    #[inline]
     fn leave_uncalled(&self, transport: &Transport, protocol: Box<dyn Protocol>) {
-        if let Some(Slot::Connection(_, slot)) = self.slots.borrow_mut().get_mut(transport.0.token) {
-            *slot = Some(protocol);
-        }
+        transport.0.protocol.set(Some(protocol));
         transport.0.attended.set(false);
         self.tend(transport);
     }
 
     /// Installs the protocol that `switch_protocol` left, and greets it, until no further one is left.
     #[cold]
-    fn apply_switch(
-        &self,
-        transport: Transport,
-        mut protocol: Box<dyn Protocol>,
-    ) -> (Transport, Box<dyn Protocol>) {
+    fn apply_switch(&self, transport: &Transport, mut protocol: Box<dyn Protocol>) -> Box<dyn Protocol> {
         while let Some(mut next) = transport.with_extra(|extra| extra.switch.take()) {
             if !transport.0.machine.borrow().is_open() {
                 self.discard(next);
                 continue;
             }
             transport.0.protocol_type.set(Any::type_id(&*next));
-            let made = catch_unwind(AssertUnwindSafe(|| next.connection_made(&transport)));
+            let made = catch_unwind(AssertUnwindSafe(|| next.connection_made(transport)));
             self.hook_ran(Some(transport.0.token), Hook::ConnectionMade);
             if let Err(payload) = made {
-                self.hook_panicked(&transport, &*next, Hook::ConnectionMade, payload);
+                self.hook_panicked(transport, &*next, Hook::ConnectionMade, payload);
             }
             self.discard(std::mem::replace(&mut protocol, next));
         }
-        (transport, protocol)
+        protocol
     }
 
     /// Runs a closure that was posted to the protocol.
@@ -155,42 +145,47 @@ impl Inner {
             Counters::bump(&self.counters.stale);
             return;
         };
-        let at_once = {
-            let mut machine = transport.0.machine.borrow_mut();
-            machine.count_received(data.len(), self.now.get());
-            machine.delivers_at_once()
-        };
-        if at_once && !self.is_relaying(&transport) {
+        if transport.0.machine.borrow_mut().received_in_peace(data.len())
+            && transport.0.extra.borrow().is_none()
+        {
             let outcome = catch_unwind(AssertUnwindSafe(|| protocol.data_received(&transport, data)));
             self.leave(&transport, protocol, Hook::DataReceived, outcome);
         } else {
-            self.received_otherwise(&transport, data);
-            self.leave_uncalled(&transport, protocol);
+            self.received_otherwise(&transport, protocol, data);
         }
     }
 
-    #[inline]
-    fn is_relaying(&self, transport: &Transport) -> bool {
-        transport.0.extra.borrow().as_ref().is_some_and(|extra| extra.relay_out.is_some())
-    }
-
-    /// Bytes arrived that cannot go to the protocol now.
+    /// Bytes arrived at a connection that is watched, relayed, paused or on its way out.
     #[cold]
-    fn received_otherwise(&self, transport: &Transport, data: &[u8]) {
-        if self.relay_bytes(transport, data) {
+    fn received_otherwise(&self, transport: &Transport, mut protocol: Box<dyn Protocol>, data: &[u8]) {
+        let at_once = {
+            let mut machine = transport.0.machine.borrow_mut();
+            machine.stamp_received(|| self.now());
+            machine.delivers_at_once()
+        };
+        if at_once && !self.is_relaying(transport) {
+            let outcome = catch_unwind(AssertUnwindSafe(|| protocol.data_received(transport, data)));
+            self.leave(transport, protocol, Hook::DataReceived, outcome);
             return;
         }
-        let mut machine = transport.0.machine.borrow_mut();
-        match machine.phase() {
-            Phase::Open => machine.keep(data),
-            Phase::Closing => {
-                if machine.discard(data.len(), &self.config.linger) {
-                    let (reason, end) = machine.discarded_enough();
-                    machine.lose(reason, end, transport.pool());
+        if !self.relay_bytes(transport, data) {
+            let mut machine = transport.0.machine.borrow_mut();
+            match machine.phase() {
+                Phase::Open => machine.keep(data),
+                Phase::Closing => {
+                    if machine.discard(data.len(), &self.config.linger) {
+                        let (reason, end) = machine.discarded_enough();
+                        machine.lose(reason, end, transport.pool());
+                    }
                 }
+                Phase::Lost => {}
             }
-            Phase::Lost => {}
         }
+        self.leave_uncalled(transport, protocol);
+    }
+
+    fn is_relaying(&self, transport: &Transport) -> bool {
+        transport.0.extra.borrow().as_ref().is_some_and(|extra| extra.relay_out.is_some())
     }
 
     /// The peer has finished sending.
@@ -276,6 +271,37 @@ impl Inner {
     #[inline]
     pub(crate) fn tend(&self, transport: &Transport) {
         let link = &*transport.0;
+        // The usual connection has either nothing to send or something that the kernel takes at once.
+        if link.extra.borrow().is_none() {
+            let mut machine = link.machine.borrow_mut();
+            if machine.is_at_peace() {
+                let Some(data) = machine.small_output() else {
+                    if !machine.has_output() {
+                        return;
+                    }
+                    drop(machine);
+                    return self.tend_closely(transport);
+                };
+                let length = data.len();
+                let result = self.driver.borrow_mut().send_small(link.token, data);
+                match result {
+                    Ok(sent) => {
+                        machine.sent_small(sent, sent == length, transport.pool());
+                        if sent == length {
+                            return;
+                        }
+                    }
+                    // Looked at again below, where every case has its place.
+                    Err(error) => log::trace!("{:?}: {error}", link.token),
+                }
+            }
+        }
+        self.tend_closely(transport);
+    }
+
+    /// Goes through all that a connection may need.
+    fn tend_closely(&self, transport: &Transport) {
+        let link = &*transport.0;
         let pool = transport.pool();
         let needs_settle = {
             let mut machine = link.machine.borrow_mut();
@@ -287,7 +313,7 @@ impl Inner {
                         let result = self.driver.borrow_mut().send(link.token, machine.outbox(), pool);
                         let sent = before - machine.outbox().pending();
                         match result {
-                            Ok(outcome) => machine.sent(sent, outcome == Sent::Blocked, self.now.get()),
+                            Ok(outcome) => machine.sent(sent, outcome == Sent::Blocked, || self.now()),
                             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                                 machine.lose(Reason::failed(error), End::Abrupt, pool);
                             }
@@ -301,7 +327,7 @@ impl Inner {
                         if let Err(error) = self.driver.borrow_mut().shutdown(link.token) {
                             log::debug!("{:?}: cannot end our side: {error}", link.token);
                         }
-                        machine.write_side_ended(self.now.get());
+                        machine.write_side_ended(self.now());
                     }
                     Step::Lose(reason, end) => machine.lose(reason, end, pool),
                 }
@@ -317,11 +343,13 @@ impl Inner {
             }
             if machine.wants_redelivery() && !link.awaits_redelivery.replace(true) {
                 self.redelivery.borrow_mut().push(link.token);
+                self.eventful.set(true);
             }
             machine.phase() == Phase::Lost || machine.crossing(pool).is_some()
         };
         if (needs_settle || self.has_more_to_do(transport)) && !link.attended.replace(true) {
             self.attention.borrow_mut().push(link.token);
+            self.eventful.set(true);
         }
         if pool.has_spent() {
             self.discard(pool.take_spent());
@@ -387,7 +415,7 @@ impl Inner {
     /// The timer of a connection's deadlines has fired.
     pub(crate) fn deadline_passed(&self, token: Token) {
         let Some(transport) = self.transport(token) else { return };
-        let now = self.now.get();
+        let now = self.now();
         let passed = {
             let mut machine = transport.0.machine.borrow_mut();
             machine.rare().timer = None;
@@ -414,9 +442,9 @@ impl Inner {
         match answer {
             Some(OnTimeout::Abort) => machine.lose(Reason::TimedOut(which), End::Abrupt, transport.pool()),
             Some(OnTimeout::Close) => {
-                machine.lose_connection(Some(Reason::TimedOut(which)), self.now.get());
+                machine.lose_connection(Some(Reason::TimedOut(which)), self.now());
             }
-            Some(OnTimeout::Keep) => machine.restart_timeout(which, self.now.get()),
+            Some(OnTimeout::Keep) => machine.restart_timeout(which, self.now()),
             None => {}
         }
     }
@@ -464,7 +492,7 @@ impl Inner {
             let mut machine = transport.0.machine.borrow_mut();
             let crossing = machine.crossing(transport.pool());
             if let Some(crossing) = crossing {
-                machine.writing_paused = crossing == Crossing::Pause;
+                machine.cross(crossing);
             }
             crossing
         };
@@ -501,10 +529,7 @@ impl Inner {
         }
         let watch = timer.and_then(|timer| self.timers.borrow_mut().remove(timer));
         drop(watch);
-        let protocol = match self.slots.borrow_mut().get_mut(token) {
-            Some(Slot::Connection(_, protocol)) => protocol.take(),
-            _ => None,
-        };
+        let protocol = link.protocol.take();
         if let Some(mut protocol) = protocol {
             let outcome = catch_unwind(AssertUnwindSafe(|| protocol.connection_lost(transport, &reason)));
             self.hook_ran(Some(token), Hook::ConnectionLost);
@@ -539,10 +564,5 @@ impl Inner {
         }
         self.end_relays(transport, &mut extra, reason);
         self.discard(extra);
-    }
-
-    /// The type of the protocol that a boxed one is.
-    pub(crate) fn type_of(protocol: &dyn Protocol) -> TypeId {
-        Any::type_id(protocol)
     }
 }

@@ -180,6 +180,7 @@ impl Handle {
     pub fn before_wait(&self, f: impl FnMut(&Handle) + 'static) {
         if let Some(inner) = self.inner() {
             inner.before_wait.borrow_mut().push(Rc::new(RefCell::new(f)));
+            inner.eventful.set(true);
         }
     }
 
@@ -345,6 +346,7 @@ impl fmt::Debug for CallHandle {
 impl Inner {
     pub(crate) fn queue_call(&self, call: Call) -> Ticket {
         let ticket = self.calls.borrow_mut().push(call);
+        self.eventful.set(true);
         self.host_needs_to_know();
         ticket
     }
@@ -364,9 +366,10 @@ impl Inner {
     pub(crate) fn stats(&self) -> Stats {
         let driver = self.driver.borrow().stats();
         let counters = &self.counters;
+        let inner_hooks = if self.in_pass.get() { self.watchdog.hooks_of_pass() } else { 0 };
         Stats {
             passes: counters.passes.get(),
-            hooks: counters.hooks.get(),
+            hooks: counters.hooks.get() + inner_hooks,
             panics: counters.panics.get(),
             accepted: counters.accepted.get(),
             connected: counters.connected.get(),

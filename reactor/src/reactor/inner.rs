@@ -38,8 +38,7 @@ pub(crate) enum Call {
 
 /// What a token names.
 pub(crate) enum Slot {
-    /// A connection and, beside its state, its protocol; `None` while one of its hooks runs.
-    Connection(Transport, Option<Box<dyn Protocol>>),
+    Connection(Transport),
     Listener(Rc<Listening>),
     Attempt(Box<Attempt>),
     /// Taken, but not filled yet.
@@ -56,12 +55,14 @@ pub(crate) struct Inner {
     pub(crate) timers: RefCell<Wheel<Timer>>,
     pub(crate) calls: RefCell<Queue<Call>>,
     pub(crate) pool: Rc<Pool>,
+    /// There may be something in the queues below, a hook ahead of the wait or a shutdown; false: surely not.
+    pub(crate) eventful: Cell<bool>,
     /// Connections to look after at settle.
     pub(crate) attention: RefCell<Vec<Token>>,
     /// Connections with something to deliver again.
     pub(crate) redelivery: RefCell<Vec<Token>>,
-    /// The clock as this pass read it.
-    pub(crate) now: Cell<Instant>,
+    /// The clock as this pass read it, once it had to.
+    pub(crate) sampled_now: Cell<Option<Instant>>,
     /// A pass is under way: whatever is scheduled will be seen before the next wait.
     pub(crate) in_pass: Cell<bool>,
     pub(crate) inbox: Arc<Inbox>,
@@ -106,6 +107,7 @@ impl Inner {
             let mut first = self.panic.borrow_mut();
             if first.is_none() {
                 *first = Some(payload);
+                self.eventful.set(true);
                 return;
             }
         }
@@ -119,7 +121,7 @@ impl Inner {
 
     pub(crate) fn transport(&self, token: Token) -> Option<Transport> {
         match self.slots.borrow().get(token) {
-            Some(Slot::Connection(transport, _)) => Some(transport.clone()),
+            Some(Slot::Connection(transport)) => Some(transport.clone()),
             _ => None,
         }
     }
@@ -134,6 +136,18 @@ impl Inner {
     /// Reads the clock; everything in this pass that needs no better time uses [`Inner::now`].
     pub(crate) fn read_clock(&self) -> Instant {
         self.driver.borrow().now()
+    }
+
+    /// The time of this pass: sampled when it is first asked for, the same until the pass ends.
+    pub(crate) fn now(&self) -> Instant {
+        if !self.in_pass.get() {
+            return self.read_clock();
+        }
+        self.sampled_now.get().unwrap_or_else(|| {
+            let now = self.read_clock();
+            self.sampled_now.set(Some(now));
+            now
+        })
     }
 }
 

@@ -268,10 +268,10 @@ impl Inner {
 
     /// Makes a connection of an accepted stream.
     fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, peer: Address, local: Address) {
-        let protocol_type = Self::type_of(&*protocol);
         let mut protocol = Some(protocol);
-        let inserted = self.slots.borrow_mut().insert_with(|token| {
-            Slot::Connection(Transport::new(self, token, peer, local, protocol_type), protocol.take())
+        let inserted = self.slots.borrow_mut().insert_with(|token| match protocol.take() {
+            Some(protocol) => Slot::Connection(Transport::new(self, token, peer, local, protocol)),
+            None => Slot::Reserved,
         });
         let adopted = match inserted {
             Some(token) => self.driver.borrow_mut().adopt(token, stream).map(|()| token),
@@ -285,7 +285,10 @@ impl Inner {
             Err(error) => {
                 log::error!("cannot take {peer} in: {error}");
                 let slot = inserted.and_then(|token| self.slots.borrow_mut().remove(token));
-                self.discard((slot, protocol));
+                if let Some(slot) = slot {
+                    self.drop_slot(slot);
+                }
+                self.discard(protocol);
             }
         }
     }
@@ -301,7 +304,7 @@ impl Inner {
     pub(crate) fn accept_failed(&self, listener: Token, error: &io::Error) {
         Counters::bump(&self.counters.accept_errors);
         let Some(listening) = self.listener(listener) else { return };
-        if listening.backoff.borrow_mut().is_worth_logging(self.now.get()) {
+        if listening.backoff.borrow_mut().is_worth_logging(self.now()) {
             log::warn!("{}: a connection was lost before it was accepted: {error}", listening.address);
         }
     }
@@ -315,7 +318,7 @@ impl Inner {
             return;
         }
         let rest = listening.backoff.borrow_mut().failed();
-        if listening.backoff.borrow_mut().is_worth_logging(self.now.get()) {
+        if listening.backoff.borrow_mut().is_worth_logging(self.now()) {
             log::error!(
                 "{}: cannot accept: {error}; {shed} connections refused, accepting rests for {rest:?}. \
                  Raise the limit of open files (ulimit -n)",
@@ -324,7 +327,7 @@ impl Inner {
         }
         listening.state.set(State::Resting);
         self.set_interest(listener, Interest::NONE);
-        let at = deadline(self.now.get(), rest);
+        let at = deadline(self.now(), rest);
         let timer = self.add_timer_at(at, Timer::AcceptAgain(listener));
         timer.unref();
     }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use crate::driver::{Completion, Scratch};
 use crate::reactor::inner::{Call, Inner};
+use crate::reactor::shutdown::Stage;
 use crate::reactor::stats::Counters;
 use crate::reactor::watchdog::Hook;
 
 impl Inner {
     /// Whether something is to be done that no event will announce.
-    #[inline]
     pub(crate) fn has_work(&self) -> bool {
         !self.calls.borrow().is_empty()
             || !self.attention.borrow().is_empty()
@@ -31,56 +31,57 @@ impl Inner {
     /// One pass, which waits at most `limit`. True when a signal cut the wait short.
     pub(crate) fn pass(&self, limit: Option<Duration>, scratch: &mut Scratch) -> io::Result<bool> {
         self.in_pass.set(true);
+        self.sampled_now.set(None);
         Counters::bump(&self.counters.passes);
-        if !self.before_wait.borrow().is_empty() {
-            self.call_before_wait();
-        }
         let interrupted = self.wait(limit)?;
-        let now = self.read_clock();
-        self.now.set(now);
-        self.watchdog.pass_began(now);
-
-        if !self.redelivery.borrow().is_empty() {
-            for token in self.redelivery.take() {
-                self.redeliver(token);
-            }
+        self.pass_began();
+        if self.eventful.get() {
+            self.redeliver_all();
         }
         self.complete(scratch);
         self.run_timers();
-        self.run_queue();
-        if self.inbox.take_stop() {
-            self.ask_to_stop();
+        if self.eventful.get() || self.inbox.is_pending() {
+            self.run_queues();
         }
-        self.look_for_signals();
-        self.advance_shutdown();
-        self.settle();
         self.driver.borrow_mut().settle();
         self.pass_ended();
         self.in_pass.set(false);
-        let panic = self.panic.borrow_mut().take();
-        if let Some(payload) = panic {
-            std::panic::resume_unwind(payload);
-        }
         Ok(interrupted)
     }
 
+    /// Sleeps until there is something to do.
     fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
-        let timeout = if self.has_work() { Some(Duration::ZERO) } else { self.until_next_timer(limit) };
-        let sleeps = timeout != Some(Duration::ZERO);
-        if sleeps && !self.inbox.fall_asleep() {
-            self.inbox.wake_up();
-            return self.driver.borrow_mut().wait(Some(Duration::ZERO));
-        }
-        let result = self.driver.borrow_mut().wait(timeout);
+        let timeout = if self.eventful.get() && self.is_busy() {
+            Some(Duration::ZERO)
+        } else {
+            self.until_next_timer(limit)
+        };
+        let awake = timeout == Some(Duration::ZERO) || !self.inbox.fall_asleep();
+        let result = self.driver.borrow_mut().wait(if awake { Some(Duration::ZERO) } else { timeout });
         self.inbox.wake_up();
         result
+    }
+
+    /// Runs the hooks ahead of the wait and says whether there is to be one; settles what `eventful` means.
+    #[cold]
+    fn is_busy(&self) -> bool {
+        let has_hooks = !self.before_wait.borrow().is_empty();
+        if has_hooks {
+            self.call_before_wait();
+        }
+        let busy = self.has_work();
+        self.eventful.set(busy || has_hooks || self.stage() != Stage::Running);
+        busy
     }
 
     /// The time to the next timer, or `limit` if that is shorter.
     #[inline]
     fn until_next_timer(&self, limit: Option<Duration>) -> Option<Duration> {
-        let next = self.timers.borrow_mut().next_deadline();
-        let Some(deadline) = next else { return limit };
+        let mut timers = self.timers.borrow_mut();
+        if timers.is_empty() {
+            return limit;
+        }
+        let Some(deadline) = timers.next_deadline() else { return limit };
         let left = deadline.saturating_duration_since(self.read_clock());
         Some(limit.map_or(left, |limit| limit.min(left)))
     }
@@ -115,37 +116,61 @@ impl Inner {
                         self.failed(stream, &error);
                     }
                 }
-                Some(Completion::Woken) => {}
+                Some(Completion::Woken) => self.look_for_signals(),
             }
         }
     }
 
-    /// Runs the callbacks and the calls of other threads that are there now.
-    fn run_queue(&self) {
-        let end = {
-            let calls = self.calls.borrow();
-            if calls.is_empty() { None } else { Some(calls.end()) }
-        };
-        if let Some(end) = end {
-            loop {
-                let call = self.calls.borrow_mut().pop_before(end);
-                let Some(call) = call else { break };
-                Counters::bump(&self.counters.calls);
-                match call {
-                    Call::Plain(call) => {
-                        self.contain("a callback", || call(&self.handle));
-                        self.hook_ran(None, Hook::Callback);
-                    }
-                    Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),
+    #[cold]
+    fn redeliver_all(&self) {
+        for token in self.redelivery.take() {
+            self.redeliver(token);
+        }
+    }
+
+    /// The phases that have something to do only now and then: queue, shutdown, settle.
+    fn run_queues(&self) {
+        self.run_calls();
+        self.run_messages();
+        self.advance_shutdown();
+        self.settle();
+        let panic = self.panic.borrow_mut().take();
+        if let Some(payload) = panic {
+            self.in_pass.set(false);
+            std::panic::resume_unwind(payload);
+        }
+    }
+
+    /// Runs the callbacks that are queued now.
+    fn run_calls(&self) {
+        let end = self.calls.borrow().end();
+        loop {
+            let call = self.calls.borrow_mut().pop_before(end);
+            let Some(call) = call else { break };
+            Counters::bump(&self.counters.calls);
+            match call {
+                Call::Plain(call) => {
+                    self.contain("a callback", || call(&self.handle));
+                    self.hook_ran(None, Hook::Callback);
                 }
+                Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),
             }
         }
-        if self.inbox.is_pending() {
-            for message in self.inbox.take() {
-                Counters::bump(&self.counters.calls);
-                self.contain("a call from another thread", || message(&self.handle));
-                self.hook_ran(None, Hook::Callback);
-            }
+    }
+
+    /// Runs the calls of other threads that are there now.
+    fn run_messages(&self) {
+        if !self.inbox.is_pending() {
+            return;
+        }
+        let (messages, stop) = self.inbox.take();
+        if stop {
+            self.ask_to_stop();
+        }
+        for message in messages {
+            Counters::bump(&self.counters.calls);
+            self.contain("a call from another thread", || message(&self.handle));
+            self.hook_ran(None, Hook::Callback);
         }
     }
 }

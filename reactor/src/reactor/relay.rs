@@ -119,8 +119,8 @@ impl Inner {
         }
         let relayed = self.driver.borrow_mut().relay(source.0.token, target.0.token, &mut kernel);
         self.keep_kernel(source, kernel);
-        let now = self.now.get();
-        source.0.machine.borrow_mut().count_received(relayed.moved as usize, now);
+        let now = self.now();
+        source.0.machine.borrow_mut().count_relayed(relayed.moved, now);
         target.0.machine.borrow_mut().relayed_out(relayed.moved);
         source.with_extra(|extra| {
             if let Some(relay) = &mut extra.relay_out {

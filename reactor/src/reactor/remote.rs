@@ -23,6 +23,8 @@ mod attention {
 
 struct Messages {
     queue: VecDeque<Message>,
+    /// `Remote::stop` was called.
+    stop: bool,
     closed: bool,
 }
 
@@ -31,7 +33,6 @@ pub(crate) struct Inbox {
     messages: Mutex<Messages>,
     /// Whether there may be any: lets the loop look without the lock.
     pending: AtomicBool,
-    stop: AtomicBool,
     state: AtomicU8,
     limit: usize,
     waker: Waker,
@@ -45,9 +46,8 @@ impl Inbox {
         wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            messages: Mutex::new(Messages { queue: VecDeque::new(), closed: false }),
+            messages: Mutex::new(Messages { queue: VecDeque::new(), stop: false, closed: false }),
             pending: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
             state: AtomicU8::new(attention::ASLEEP),
             limit,
             waker,
@@ -77,6 +77,18 @@ impl Inbox {
         Ok(())
     }
 
+    fn stop(&self) {
+        {
+            let mut messages = self.lock();
+            if messages.closed {
+                return;
+            }
+            messages.stop = true;
+            self.pending.store(true, Ordering::SeqCst);
+        }
+        self.wake();
+    }
+
     /// Wakes the loop, once per sleep.
     fn wake(&self) {
         if self
@@ -99,7 +111,7 @@ impl Inbox {
     #[inline]
     pub(crate) fn fall_asleep(&self) -> bool {
         self.state.store(attention::ASLEEP, Ordering::SeqCst);
-        !self.pending.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst)
+        !self.pending.load(Ordering::SeqCst)
     }
 
     #[inline]
@@ -112,14 +124,11 @@ impl Inbox {
         self.pending.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn take(&self) -> VecDeque<Message> {
+    /// What has come, and whether the reactor is to stop.
+    pub(crate) fn take(&self) -> (VecDeque<Message>, bool) {
         let mut messages = self.lock();
         self.pending.store(false, Ordering::SeqCst);
-        std::mem::take(&mut messages.queue)
-    }
-
-    pub(crate) fn take_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) && self.stop.swap(false, Ordering::SeqCst)
+        (std::mem::take(&mut messages.queue), std::mem::take(&mut messages.stop))
     }
 
     /// The reactor is gone: nothing more is taken in. What was not run is returned to be dropped.
@@ -239,8 +248,7 @@ impl Remote {
 
     /// Asks the reactor to stop, as [`Handle::stop`](crate::Handle::stop) does. No limit applies.
     pub fn stop(&self) {
-        self.inbox.stop.store(true, Ordering::SeqCst);
-        self.inbox.wake();
+        self.inbox.stop();
     }
 
     /// Whether the reactor still exists.

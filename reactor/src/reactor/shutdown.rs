@@ -58,6 +58,7 @@ impl Inner {
     }
 
     fn set_stage(&self, stage: Stage) {
+        self.eventful.set(true);
         self.shutdown.borrow_mut().stage = stage;
     }
 
@@ -91,7 +92,7 @@ impl Inner {
     /// Ends a drain that is under way: asked to stop twice, one means it.
     pub(crate) fn hurry(&self) {
         match self.stage() {
-            Stage::Draining(_) => self.set_stage(Stage::Draining(self.now.get())),
+            Stage::Draining(_) => self.set_stage(Stage::Draining(self.now())),
             Stage::Triggers(phase, _) => self.set_stage(Stage::Triggers(phase, 0)),
             _ => {}
         }
@@ -129,7 +130,7 @@ impl Inner {
             Stage::Running | Stage::Finished => false,
             Stage::Asked | Stage::Triggers(_, 0) => true,
             Stage::Triggers(..) => false,
-            Stage::Draining(deadline) => self.connections.get() == 0 || deadline <= self.now.get(),
+            Stage::Draining(deadline) => self.connections.get() == 0 || deadline <= self.now(),
             Stage::Aborting => true,
         }
     }

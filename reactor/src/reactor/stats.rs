@@ -147,16 +147,16 @@ impl LagHistogram {
         Self { buckets: [0; Self::BUCKETS] }
     }
 
+    /// The bucket that counts a pass of so many nanoseconds.
     #[inline]
-    pub(crate) fn record(&mut self, lag: Duration) {
-        let micros = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
-        self.buckets[bucket.min(Self::BUCKETS - 1)] += 1;
+    pub(crate) fn bucket_of(nanos: u64) -> usize {
+        let micros = nanos >> 10;
+        ((u64::BITS - micros.leading_zeros()) as usize).min(Self::BUCKETS - 1)
     }
 
     /// Upper bound of each bucket and the passes counted in it.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
-        self.buckets.iter().enumerate().map(|(n, count)| (Duration::from_micros(1 << n), *count))
+        self.buckets.iter().enumerate().map(|(n, count)| (Duration::from_nanos(1024 << n), *count))
     }
 
     /// Passes counted.
@@ -183,6 +183,6 @@ impl LagHistogram {
                 return bound;
             }
         }
-        Duration::from_micros(1 << (Self::BUCKETS - 1))
+        Duration::from_nanos(1024 << (Self::BUCKETS - 1))
     }
 }

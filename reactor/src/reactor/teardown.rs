@@ -69,9 +69,9 @@ impl Inner {
         self.pool.release();
     }
 
-    fn drop_slot(&self, slot: Slot) {
+    pub(crate) fn drop_slot(&self, slot: Slot) {
         match slot {
-            Slot::Connection(transport, protocol) => {
+            Slot::Connection(transport) => {
                 let unread = {
                     let mut machine = transport.0.machine.borrow_mut();
                     machine.lose(Reason::Shutdown, End::Orderly, transport.pool());
@@ -79,7 +79,7 @@ impl Inner {
                 };
                 transport.0.attended.set(true);
                 let extra = transport.0.extra.take();
-                self.discard(protocol);
+                self.discard(transport.0.protocol.take());
                 self.discard(extra);
                 self.discard(unread);
             }

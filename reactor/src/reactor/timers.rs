@@ -171,7 +171,7 @@ impl Inner {
             if timers.is_empty() {
                 return;
             }
-            timers.collect_due(self.now.get());
+            timers.collect_due(self.now());
         }
         loop {
             let due = self.timers.borrow_mut().pop_due();

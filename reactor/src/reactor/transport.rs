@@ -54,6 +54,9 @@ pub(crate) struct Link {
     local: Address,
     pub(crate) machine: RefCell<Machine>,
     pub(crate) extra: RefCell<Option<Box<Extra>>>,
+    /// Only the dispatcher touches it; empty while one of its hooks runs, and after the loss. (A protocol that
+    /// keeps its own transport makes a cycle, which the loss breaks.)
+    pub(crate) protocol: Cell<Option<Box<dyn Protocol>>>,
     pub(crate) protocol_type: Cell<TypeId>,
     /// The reactor will look after it without being asked: a hook of its own runs, or it is on the list.
     pub(crate) attended: Cell<bool>,
@@ -109,7 +112,7 @@ impl Transport {
         token: Token,
         peer: Address,
         local: Address,
-        protocol_type: TypeId,
+        protocol: Box<dyn Protocol>,
     ) -> Self {
         Self(Rc::new(Link {
             handle: inner.handle.clone(),
@@ -119,7 +122,8 @@ impl Transport {
             local,
             machine: RefCell::new(Machine::new()),
             extra: RefCell::new(None),
-            protocol_type: Cell::new(protocol_type),
+            protocol_type: Cell::new(Any::type_id(&*protocol)),
+            protocol: Cell::new(Some(protocol)),
             attended: Cell::new(false),
             awaits_redelivery: Cell::new(false),
             interest: Cell::new(Interest::READ),
@@ -315,7 +319,7 @@ impl Transport {
     }
 
     fn leave(&self, reason: Option<Reason>) {
-        let now = self.inner().map(|inner| inner.now.get());
+        let now = self.inner().map(|inner| inner.now());
         if let Some(now) = now {
             self.0.machine.borrow_mut().lose_connection(reason, now);
             self.attend();
@@ -538,6 +542,7 @@ impl Transport {
         if let Some(inner) = self.inner() {
             self.0.attended.set(true);
             inner.attention.borrow_mut().push(self.0.token);
+            inner.eventful.set(true);
         }
     }
 

@@ -3,8 +3,8 @@
 //! The clock is read once a pass and after every sixteenth hook. When too much time has passed since the last
 //! reading, the log names the hooks that ran in between: the slow one is among them.
 
-use std::cell::{Cell, RefCell};
-use std::time::{Duration, Instant};
+use std::cell::Cell;
+use std::time::Duration;
 
 use crate::core::slots::Token;
 use crate::reactor::inner::Inner;
@@ -49,68 +49,84 @@ impl Hook {
     }
 }
 
-/// The watch over slow hooks, and the histogram of lags.
+/// The watch over slow hooks, and the histogram of lags. Times are the driver's ticks.
 pub(crate) struct Watchdog {
-    threshold: Option<Duration>,
+    threshold: u64,
+    /// Hooks of this pass.
     hooks: Cell<u64>,
     recent: [Cell<(Option<Token>, Hook)>; EVERY as usize],
-    last_reading: Cell<Instant>,
-    lag: RefCell<LagHistogram>,
+    pass_began: Cell<u64>,
+    last_reading: Cell<u64>,
+    lag: [Cell<u64>; LagHistogram::BUCKETS],
 }
 
 impl Watchdog {
-    pub(crate) fn new(threshold: Option<Duration>, now: Instant) -> Self {
+    pub(crate) fn new(threshold: Option<Duration>) -> Self {
         Self {
-            threshold,
+            threshold: threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
             hooks: Cell::new(0),
             recent: [const { Cell::new((None, Hook::Callback)) }; EVERY as usize],
-            last_reading: Cell::new(now),
-            lag: RefCell::new(LagHistogram::new()),
+            pass_began: Cell::new(0),
+            last_reading: Cell::new(0),
+            lag: [const { Cell::new(0) }; LagHistogram::BUCKETS],
         }
     }
 
-    pub(crate) fn lag(&self) -> LagHistogram {
-        *self.lag.borrow()
+    pub(crate) fn hooks_of_pass(&self) -> u64 {
+        self.hooks.get()
     }
 
-    /// The wait has returned at `now`: time starts to count.
-    #[inline]
-    pub(crate) fn pass_began(&self, now: Instant) {
-        self.last_reading.set(now);
-        self.hooks.set(0);
+    pub(crate) fn lag(&self) -> LagHistogram {
+        LagHistogram { buckets: std::array::from_fn(|n| self.lag[n].get()) }
     }
 }
 
 impl Inner {
+    /// The wait is over: time starts to count.
+    #[inline]
+    pub(crate) fn pass_began(&self) {
+        let now = self.driver.borrow().ticks();
+        self.watchdog.pass_began.set(now);
+        self.watchdog.last_reading.set(now);
+        self.watchdog.hooks.set(0);
+    }
+
     /// Notes that a hook has run.
     #[inline]
     pub(crate) fn hook_ran(&self, token: Option<Token>, hook: Hook) {
         let count = self.watchdog.hooks.get();
         self.watchdog.recent[(count % EVERY) as usize].set((token, hook));
         self.watchdog.hooks.set(count + 1);
-        Counters::bump(&self.counters.hooks);
         if (count + 1).is_multiple_of(EVERY) {
             self.check_slow_hooks();
         }
     }
 
     /// The pass is over but for the wait.
+    #[inline]
     pub(crate) fn pass_ended(&self) {
-        if self.watchdog.hooks.get() == 0 {
+        let hooks = self.watchdog.hooks.get();
+        if hooks == 0 {
             return;
         }
-        self.check_slow_hooks();
-        let lag = self.watchdog.last_reading.get().saturating_duration_since(self.now.get());
-        self.watchdog.lag.borrow_mut().record(lag);
+        Counters::add(&self.counters.hooks, hooks);
+        let now = self.check_slow_hooks();
+        let bucket = LagHistogram::bucket_of(now - self.watchdog.pass_began.get());
+        Counters::bump(&self.watchdog.lag[bucket]);
+    }
+
+    #[inline]
+    fn check_slow_hooks(&self) -> u64 {
+        let now = self.driver.borrow().ticks();
+        let took = now - self.watchdog.last_reading.replace(now);
+        if took >= self.watchdog.threshold {
+            self.report_slow_hooks(Duration::from_nanos(took));
+        }
+        now
     }
 
     #[cold]
-    fn check_slow_hooks(&self) {
-        let now = self.read_clock();
-        let took = now.saturating_duration_since(self.watchdog.last_reading.replace(now));
-        if self.watchdog.threshold.is_none_or(|threshold| took < threshold) {
-            return;
-        }
+    fn report_slow_hooks(&self, took: Duration) {
         Counters::bump(&self.counters.slow_hooks);
         let ran = self.watchdog.hooks.get();
         let since = match ran % EVERY {
