@@ -1,6 +1,7 @@
 //! Connections whose kernel buffers have a chosen size, so that "the kernel takes no more" comes when a test wants
 //! it, and bytes that are easy to check at any place of a long stream.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use socket2::{Domain, Socket, Type};
 use twistor::{Port, Protocol, Transport};
 
-use crate::{Announce, Peer, World};
+use crate::{Announce, Peer, Script, World};
 
 /// How large the kernel's buffers of a connection are; `None` leaves them to the kernel.
 #[derive(Clone, Copy, Default, Debug)]
@@ -44,7 +45,12 @@ impl World {
     pub fn pair_with(&self, buffers: Buffers, protocol: impl Protocol) -> (Transport, Peer<'_>) {
         let made = Rc::new(RefCell::new(None));
         let mut protocol = Some(protocol);
-        let port = {
+        let script =
+            protocol.as_mut().and_then(|protocol| (protocol as &mut dyn Any).downcast_mut::<Script>());
+        let port = if let Some(script) = script {
+            script.announce = Some(Rc::clone(&made));
+            self.listen_with(buffers, move |_: twistor::Peer| protocol.take())
+        } else {
             let made = Rc::clone(&made);
             self.listen_with(buffers, move |peer: twistor::Peer| {
                 let (made, reactor) = (Rc::clone(&made), peer.reactor);

@@ -16,10 +16,12 @@ use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, T
 
 pub use buffers::{Buffers, pattern};
 pub use child::in_child;
+pub use descriptor::becomes_readable;
 
 pub mod allocations;
 mod buffers;
 mod child;
+mod descriptor;
 pub mod process;
 
 /// The drivers that the contract is tested on.
@@ -124,6 +126,7 @@ impl World {
     ///
     /// The loop turns although nothing happens.
     pub fn assert_sleeps(&self, what: &str) {
+        self.turns(2);
         let before = self.reactor.stats();
         self.run_for(Duration::from_millis(30));
         let after = self.reactor.stats();
@@ -144,22 +147,10 @@ impl World {
     }
 
     /// A port, its only connection (accepted, `connection_made` done) and the peer.
+    ///
+    /// A [`Script`] is the connection's first protocol; another protocol is switched to.
     pub fn pair(&self, protocol: impl Protocol) -> (Transport, Peer<'_>) {
-        let made = Rc::new(RefCell::new(None));
-        let mut protocol = Some(protocol);
-        let port = {
-            let made = Rc::clone(&made);
-            self.listen(move |peer: twistor::Peer| {
-                let (made, reactor) = (Rc::clone(&made), peer.reactor);
-                let protocol = protocol.take()?;
-                Some(Announce { protocol: Some(protocol), made, reactor })
-            })
-        };
-        let peer = self.connect(&port);
-        self.until("the connection is accepted", || made.borrow().is_some());
-        let _ = port.stop_listening();
-        let transport: Transport = made.borrow_mut().take().expect("just seen");
-        (transport, peer)
+        self.pair_with(Buffers::default(), protocol)
     }
 }
 
@@ -426,6 +417,8 @@ pub struct Script {
     timed_out: Option<Box<dyn FnMut(&Transport, Timeout) -> OnTimeout>>,
     shutting_down: Option<Hook>,
     lost: Option<Box<dyn FnMut(&Transport, &Reason)>>,
+    /// Where to leave the transport.
+    announce: Option<Rc<RefCell<Option<Transport>>>>,
 }
 
 impl std::fmt::Debug for Script {
@@ -506,6 +499,9 @@ fn call(hook: &mut Option<Hook>, transport: &Transport) {
 
 impl Protocol for Script {
     fn connection_made(&mut self, transport: &Transport) {
+        if let Some(announce) = self.announce.take() {
+            *announce.borrow_mut() = Some(transport.clone());
+        }
         self.log.push(Event::Made);
         call(&mut self.made, transport);
     }

@@ -1,13 +1,14 @@
-//! Tests that need a process of their own, and what they look at in it: limits, descriptors, processor time.
+//! What a test can do with a process: limits, descriptors, processor time, other processes.
 //!
-//! A test runs [`alone`] by starting its own binary again with only itself selected. It may also start further
-//! copies of itself in other [roles](role), as a peer that can be stopped or a server that is short of descriptors.
+//! Limits and descriptors belong to a whole process, so that most of this is for tests that run
+//! [in a child](crate::in_child). A test may also start copies of itself in other [roles](role): as a peer that can be
+//! stopped, or as a server that is watched from outside.
 
 #![allow(unsafe_code, reason = "the standard library has no limits, signals and usage of processes")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -43,22 +44,6 @@ pub fn again(module: &str, driver: Driver, role: &str) -> Command {
         .env(ROLE, role)
         .stdin(Stdio::null());
     command
-}
-
-/// Runs `test` in a process where nothing else runs.
-///
-/// # Panics
-///
-/// The test fails there; its output is shown.
-pub fn alone(module: &str, driver: Driver, test: impl FnOnce()) {
-    if role().is_some() {
-        return test();
-    }
-    let output = again(module, driver, "alone").output().expect("the test binary runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let ran = output.status.success() && text.contains("1 passed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(ran, "in a process of its own ({}):\n{text}\n{errors}", output.status);
 }
 
 /// Tells the parent a value; [`Listener::hear`] finds it between what else is printed.
@@ -187,7 +172,6 @@ fn descriptor_limits() -> libc::rlimit {
 /// None can be opened.
 #[must_use]
 pub fn next_descriptor() -> u64 {
-    use std::os::fd::AsRawFd;
     let file = std::fs::File::open("/dev/null").expect("a descriptor");
     u64::try_from(file.as_raw_fd()).expect("a number")
 }
@@ -220,7 +204,7 @@ pub fn become_ordinary() {
 
 /// A socket of this process that somebody else owns, to ask it about its options.
 #[derive(Clone, Copy, Debug)]
-pub struct Socket(RawFd);
+pub struct Socket(BorrowedFd<'static>);
 
 impl Socket {
     /// The one between these two addresses; `None` as the peer means the listener there.
@@ -236,36 +220,38 @@ impl Socket {
                 address.ok().and_then(|address| address.as_socket()).map(unmapped)
             };
             let listens = socket.is_listener().unwrap_or(false);
-            of(socket.local_addr()) == Some(local) && of(socket.peer_addr()) == peer && listens == peer.is_none()
+            of(socket.local_addr()) == Some(local)
+                && of(socket.peer_addr()) == peer
+                && listens == peer.is_none()
         });
         found.unwrap_or_else(|| panic!("no socket at {local} with the peer {peer:?}"))
     }
 
     fn all() -> impl Iterator<Item = Self> {
         let names = std::fs::read_dir("/proc/self/fd").expect("a list of descriptors");
-        names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok()).map(Self)
+        let numbers = names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok());
+        // SAFETY: the descriptor is only asked for options, which at worst fails with EBADF.
+        numbers.map(|number| Self(unsafe { BorrowedFd::borrow_raw(number) }))
     }
 
     /// Its options.
     #[must_use]
     pub fn options(&self) -> SockRef<'_> {
-        // SAFETY: the descriptor is only asked for options, which at worst fails with EBADF.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.0) };
-        SockRef::from(&fd)
+        SockRef::from(&self.0)
     }
 
     /// Whether it closes when another program is executed.
     #[must_use]
     pub fn is_close_on_exec(&self) -> bool {
         // SAFETY: F_GETFD takes no argument.
-        unsafe { libc::fcntl(self.0, libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
     }
 
     /// Whether its calls do not block.
     #[must_use]
     pub fn is_non_blocking(&self) -> bool {
         // SAFETY: F_GETFL takes no argument.
-        unsafe { libc::fcntl(self.0, libc::F_GETFL) & libc::O_NONBLOCK != 0 }
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK != 0 }
     }
 
     /// A numeric option of TCP.
@@ -296,7 +282,7 @@ impl Socket {
         // plain numbers.
         let status = unsafe {
             libc::getsockopt(
-                self.0,
+                self.0.as_raw_fd(),
                 libc::IPPROTO_TCP,
                 name,
                 std::ptr::from_mut(value).cast(),

@@ -50,8 +50,8 @@ pub(crate) struct Backlog {
     rest: VecDeque<Chunk>,
     /// Bytes of the front buffer that were sent already.
     sent_of_front: usize,
-    /// Bytes queued in memory.
-    in_memory: usize,
+    /// Bytes in memory in `rest`.
+    rest_in_memory: usize,
     /// Bytes queued in files.
     in_files: u64,
 }
@@ -62,9 +62,14 @@ impl Backlog {
             first: Vec::with_capacity(FIRST_SEGMENT),
             rest: VecDeque::new(),
             sent_of_front: 0,
-            in_memory: 0,
+            rest_in_memory: 0,
             in_files: 0,
         })
+    }
+
+    /// Bytes queued in memory.
+    fn in_memory(&self) -> usize {
+        self.first.len() + self.rest_in_memory - self.sent_of_front
     }
 
     fn copy(&mut self, mut data: &[u8], pool: &Pool) {
@@ -72,6 +77,7 @@ impl Backlog {
             self.first.extend_from_slice(data);
             return;
         }
+        self.rest_in_memory += data.len();
         if let Some(Chunk::Copied(last)) = self.rest.back_mut() {
             let (fits, more) = data.split_at(data.len().min(last.capacity() - last.len()));
             last.extend_from_slice(fits);
@@ -87,7 +93,7 @@ impl Backlog {
     }
 
     fn is_empty(&self) -> bool {
-        self.in_memory == 0 && self.in_files == 0
+        self.in_memory() == 0 && self.in_files == 0
     }
 
     fn retire(&mut self, chunk: Chunk, pool: &Pool) {
@@ -125,12 +131,12 @@ impl Outbox {
 
     /// Bytes queued in memory. Files are not counted: they cost none.
     pub(crate) fn queued(&self) -> usize {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.in_memory)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.in_memory())
     }
 
     /// Bytes queued in memory and in files.
     pub(crate) fn pending(&self) -> u64 {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.in_memory as u64 + backlog.in_files)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.in_memory() as u64 + backlog.in_files)
     }
 
     /// Copies `data` behind what is queued.
@@ -140,8 +146,34 @@ impl Outbox {
         }
         let backlog = self.backlog.get_or_insert_with(|| pool.backlog());
         backlog.copy(data, pool);
-        backlog.in_memory += data.len();
         pool.grow(data.len());
+    }
+
+    /// Copies `data` into the first small segment, if that is all there is, it fits and no limit is near.
+    #[inline]
+    pub(crate) fn append(&mut self, data: &[u8], pool: &Pool) -> bool {
+        let backlog = match &mut self.backlog {
+            Some(backlog) => backlog,
+            empty => match pool.quick_backlog() {
+                Some(backlog) if !data.is_empty() => empty.insert(backlog),
+                backlog => {
+                    pool.keep_backlog(backlog);
+                    return false;
+                }
+            },
+        };
+        let limits = pool.limits();
+        let fits = data.len() <= backlog.first.capacity() - backlog.first.len()
+            && backlog.rest.is_empty()
+            && backlog.first.len() <= limits.write
+            && pool.total() + data.len() <= limits.total;
+        if fits {
+            backlog.first.extend_from_slice(data);
+            pool.grow(data.len());
+        } else if backlog.is_empty() {
+            self.give_back(pool);
+        }
+        fits
     }
 
     /// Queues `bytes`, by reference when they are large. Gives them back when they were copied, so that the
@@ -153,7 +185,7 @@ impl Outbox {
             return Some(bytes);
         }
         let backlog = self.backlog.get_or_insert_with(|| pool.backlog());
-        backlog.in_memory += bytes.len();
+        backlog.rest_in_memory += bytes.len();
         pool.grow(bytes.len());
         backlog.rest.push_back(Chunk::Shared(bytes));
         None
@@ -169,10 +201,11 @@ impl Outbox {
         backlog.rest.push_back(Chunk::File(range));
     }
 
-    /// The one buffer that is to be sent next, if it is one and small: the usual case, made cheap.
+    /// What is queued, if it is one small buffer of which nothing was sent yet: the usual case, made cheap.
+    #[inline]
     pub(crate) fn only(&self) -> Option<&[u8]> {
         let backlog = self.backlog.as_deref()?;
-        backlog.rest.is_empty().then(|| &backlog.first[backlog.sent_of_front..])
+        (backlog.rest.is_empty() && backlog.sent_of_front == 0).then_some(&backlog.first[..])
     }
 
     /// What is to be sent next; `slices` is room for several buffers.
@@ -204,31 +237,36 @@ impl Outbox {
     /// Removes `sent` bytes from the front.
     pub(crate) fn consume(&mut self, sent: usize, pool: &Pool) {
         let Some(backlog) = self.backlog.as_deref_mut() else { return };
-        backlog.in_memory -= sent;
         pool.shrink(sent);
-        if backlog.is_empty() {
-            self.give_back(pool);
-            return;
-        }
         let mut left = sent + backlog.sent_of_front;
-        if !backlog.first.is_empty() {
-            if left < backlog.first.len() {
-                backlog.sent_of_front = left;
-                return;
-            }
+        backlog.sent_of_front = 0;
+        if left >= backlog.first.len() {
             left -= backlog.first.len();
             backlog.first.clear();
-        }
-        while let Some(length) = backlog.rest.front().and_then(Chunk::bytes).map(<[u8]>::len) {
-            if left < length {
-                break;
-            }
-            left -= length;
-            if let Some(chunk) = backlog.rest.pop_front() {
-                backlog.retire(chunk, pool);
+            while let Some(length) = backlog.rest.front().and_then(Chunk::bytes).map(<[u8]>::len) {
+                if left < length {
+                    break;
+                }
+                left -= length;
+                backlog.rest_in_memory -= length;
+                if let Some(chunk) = backlog.rest.pop_front() {
+                    backlog.retire(chunk, pool);
+                }
             }
         }
         backlog.sent_of_front = left;
+        if backlog.is_empty() {
+            self.give_back(pool);
+        }
+    }
+
+    /// The one small buffer was taken whole.
+    #[inline(always)]
+    pub(crate) fn drained(&mut self, pool: &Pool) {
+        let Some(mut backlog) = self.backlog.take() else { return };
+        pool.shrink(backlog.first.len());
+        backlog.first.clear();
+        pool.keep_backlog(Some(backlog));
     }
 
     /// Removes `sent` bytes from the file at the front.
@@ -250,7 +288,7 @@ impl Outbox {
     /// Drops everything that is queued.
     pub(crate) fn clear(&mut self, pool: &Pool) {
         if let Some(backlog) = &mut self.backlog {
-            pool.shrink(std::mem::take(&mut backlog.in_memory));
+            pool.shrink(backlog.in_memory());
             backlog.in_files = 0;
             self.give_back(pool);
         }
@@ -266,6 +304,7 @@ impl Outbox {
             backlog.rest = VecDeque::new();
         }
         backlog.first.clear();
+        backlog.rest_in_memory = 0;
         backlog.sent_of_front = 0;
         pool.give_back_backlog(backlog);
     }

@@ -41,6 +41,8 @@ impl Default for OutputLimits {
 pub(crate) struct Pool {
     limits: OutputLimits,
     total: Cell<usize>,
+    /// The backlog that the next small write takes: most are given back before another is wanted.
+    quick: Cell<Option<Box<Backlog>>>,
     backlogs: RefCell<Vec<Box<Backlog>>>,
     segments: RefCell<Vec<Vec<u8>>>,
     /// Shared buffers that were sent: their owners' destructors are user code, so they wait for a moment in
@@ -70,14 +72,43 @@ impl Pool {
         self.total.set(self.total.get() - bytes);
     }
 
+    /// The backlog at hand, if it is.
+    #[inline]
+    pub(super) fn quick_backlog(&self) -> Option<Box<Backlog>> {
+        self.quick.take()
+    }
+
+    /// Keeps an empty backlog at hand.
+    #[inline]
+    pub(super) fn keep_backlog(&self, backlog: Option<Box<Backlog>>) {
+        if let Some(previous) = self.quick.replace(backlog) {
+            self.give_back_backlog(previous);
+        }
+    }
+
     pub(super) fn backlog(&self) -> Box<Backlog> {
-        self.backlogs.borrow_mut().pop().unwrap_or_else(Backlog::boxed)
+        self.quick.take().or_else(|| self.backlogs.borrow_mut().pop()).unwrap_or_else(Backlog::boxed)
     }
 
     pub(super) fn give_back_backlog(&self, backlog: Box<Backlog>) {
+        let Some(backlog) = self.put_at_hand(backlog) else { return };
         let mut backlogs = self.backlogs.borrow_mut();
         if backlogs.len() < SPARE_BACKLOGS {
             backlogs.push(backlog);
+        }
+    }
+
+    /// Keeps the backlog at hand unless one is; gives it back then.
+    fn put_at_hand(&self, backlog: Box<Backlog>) -> Option<Box<Backlog>> {
+        match self.quick.take() {
+            None => {
+                self.quick.set(Some(backlog));
+                None
+            }
+            Some(other) => {
+                self.quick.set(Some(other));
+                Some(backlog)
+            }
         }
     }
 
@@ -109,6 +140,7 @@ impl Pool {
 
     /// Lets go of all spare memory.
     pub(crate) fn release(&self) {
+        self.quick.take();
         self.backlogs.take();
         self.segments.take();
     }

@@ -7,41 +7,49 @@ use std::fmt;
 
 /// Bits of a `usize` key that hold the index; the others hold the generation.
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u32 = if usize::BITS >= 64 { u32::MAX } else { (1 << (32 - 20)) - 1 };
 /// The last indexes are left unused, so that the poller's reserved keys can never be a token.
 const MAX_INDEX: u32 = (((1_u64 << INDEX_BITS) - 1) as u32) - 8;
 
 /// Names one tenancy of one slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Token {
-    index: u32,
-    generation: u32,
-}
+pub(crate) struct Token(u64);
 
 impl Token {
-    pub(crate) fn index(self) -> usize {
-        self.index as usize
+    /// Names nothing.
+    pub(crate) const NOBODY: Self = Self(u64::MAX);
+
+    fn new(index: u32, generation: u32) -> Self {
+        Self((u64::from(generation) << INDEX_BITS) | u64::from(index))
     }
 
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        (self.0 & INDEX_MASK) as usize
+    }
+
+    #[inline]
     pub(crate) fn generation(self) -> u32 {
-        self.generation
+        (self.0 >> INDEX_BITS) as u32
     }
 
     /// The token as the key of a poller.
+    #[inline]
     pub(crate) fn key(self) -> usize {
-        (((self.generation as u64) << INDEX_BITS) | u64::from(self.index)) as usize
+        self.0 as usize
     }
 
     /// The inverse of [`Token::key`].
+    #[inline]
     pub(crate) fn from_key(key: usize) -> Self {
-        let key = key as u64;
-        Self { index: (key & ((1 << INDEX_BITS) - 1)) as u32, generation: (key >> INDEX_BITS) as u32 }
+        Self(key as u64)
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.index, self.generation)
+        write!(f, "{}.{}", self.index(), self.generation())
     }
 }
 
@@ -73,14 +81,14 @@ impl<T> Slots<T> {
         let index = self.first_free;
         if index != NO_SLOT {
             let slot = &mut self.slots[index as usize];
-            let token = Token { index, generation: slot.generation };
+            let token = Token::new(index, slot.generation);
             let Entry::Vacant { next } = slot.entry else { unreachable!("the free list holds vacant slots") };
             self.first_free = next;
             slot.entry = Entry::Occupied(make(token));
             return Some(token);
         }
         let index = u32::try_from(self.slots.len()).ok().filter(|index| *index <= MAX_INDEX)?;
-        let token = Token { index, generation: 0 };
+        let token = Token::new(index, 0);
         if self.slots.len() == self.slots.capacity() {
             // A quarter more at a time: idle connections are many, and a doubled table would be half air.
             self.slots.reserve_exact((self.slots.len() / 4).max(16));
@@ -95,7 +103,7 @@ impl<T> Slots<T> {
 
     pub(crate) fn get(&self, token: Token) -> Option<&T> {
         match self.slots.get(token.index()) {
-            Some(Slot { generation, entry: Entry::Occupied(value) }) if *generation == token.generation => {
+            Some(Slot { generation, entry: Entry::Occupied(value) }) if *generation == token.generation() => {
                 Some(value)
             }
             _ => None,
@@ -104,7 +112,7 @@ impl<T> Slots<T> {
 
     pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         match self.slots.get_mut(token.index()) {
-            Some(Slot { generation, entry: Entry::Occupied(value) }) if *generation == token.generation => {
+            Some(Slot { generation, entry: Entry::Occupied(value) }) if *generation == token.generation() => {
                 Some(value)
             }
             _ => None,
@@ -117,7 +125,7 @@ impl<T> Slots<T> {
         let slot = &mut self.slots[token.index()];
         let entry = std::mem::replace(&mut slot.entry, Entry::Vacant { next: self.first_free });
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
-        self.first_free = token.index;
+        self.first_free = token.index() as u32;
         match entry {
             Entry::Occupied(value) => Some(value),
             Entry::Vacant { .. } => None,
@@ -131,9 +139,7 @@ impl<T> Slots<T> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.entry {
-            Entry::Occupied(value) => {
-                Some((Token { index: index as u32, generation: slot.generation }, value))
-            }
+            Entry::Occupied(value) => Some((Token::new(index as u32, slot.generation), value)),
             Entry::Vacant { .. } => None,
         })
     }

@@ -27,6 +27,7 @@ pub(crate) mod socket;
 mod splice;
 mod waiter;
 
+pub(crate) use ops::ticks;
 use options::{ConnectSpec, KeepAliveSpec, ListenSpec};
 pub(crate) use poll::PollDriver;
 pub(crate) use waiter::Waker;
@@ -147,7 +148,6 @@ pub(crate) struct DriverStats {
     pub(crate) controls: u64,
     pub(crate) others: u64,
     pub(crate) stale_events: u64,
-    pub(crate) events: u64,
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
 }
@@ -184,10 +184,15 @@ macro_rules! each {
 }
 
 impl Driver {
-    /// Blocks until something happens or `timeout` has passed; the only call that blocks. Returns whether a
-    /// signal handler cut the wait short with nothing to report.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+    /// Blocks until something happens or `timeout` has passed; the only call that blocks.
+    #[inline(always)]
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         each!(self, driver => driver.wait(timeout))
+    }
+
+    /// Whether a signal handler cut the last wait short with nothing to report; asked once.
+    pub(crate) fn take_interrupted(&mut self) -> bool {
+        each!(self, driver => driver.take_interrupted())
     }
 
     /// The next thing that happened since the last wait.
@@ -210,12 +215,6 @@ impl Driver {
     #[inline]
     pub(crate) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
         each!(self, driver => driver.send_small(stream, data))
-    }
-
-    /// Nanoseconds on a clock of the driver's own: the cheapest way to see time pass.
-    #[inline]
-    pub(crate) fn ticks(&self) -> u64 {
-        each!(self, driver => driver.ticks())
     }
 
     pub(crate) fn now(&self) -> Instant {

@@ -21,7 +21,9 @@ pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many, ticks};
+/// Nanoseconds of a monotonic clock: the cheapest way to see real time pass.
+pub(crate) use system::ticks;
+pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many};
 
 /// Bytes of a file sent at once where the system cannot send files, and the room they need.
 #[cfg(not(target_os = "linux"))]
@@ -38,11 +40,14 @@ mod system {
 
     /// Nanoseconds of the monotonic clock.
     #[inline]
-    pub(in super::super) fn ticks() -> u64 {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a valid place for the answer. This clock exists on every Linux; if the call failed
-        // all the same, time would stand still, which no reader mistakes for anything else.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    pub(crate) fn ticks() -> u64 {
+        let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
+        // SAFETY: `time` is a valid place for the answer, and the call fills it: it fails only for a bad address
+        // or a clock that does not exist, and every Linux has this one.
+        let time = unsafe {
+            libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
+            time.assume_init()
+        };
         (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
     }
 
@@ -103,7 +108,7 @@ mod system {
     const OUT_OF_BAND: i32 = 1;
 
     /// Nanoseconds since the first call.
-    pub(in super::super) fn ticks() -> u64 {
+    pub(crate) fn ticks() -> u64 {
         static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
         START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64
     }

@@ -41,6 +41,8 @@ struct Source {
     registered: Option<Interest>,
     /// Stands on the list of interest changes.
     changed: bool,
+    /// Urgent data came while the input was relayed.
+    urgent: bool,
     socket: Option<Socket>,
 }
 
@@ -51,6 +53,7 @@ impl Source {
         wanted: Interest::NONE,
         registered: None,
         changed: false,
+        urgent: false,
         socket: None,
     };
 }
@@ -58,20 +61,33 @@ impl Source {
 /// The source whose event is being worked on.
 #[derive(Clone, Copy)]
 enum Turn {
-    None,
     /// Bytes that may still be read.
     Read(Token, usize),
     /// Connections that may still be accepted.
     Accept(Token, u32),
 }
 
+/// What one read brought: bytes, 0 at the end of the stream, or an error.
+type ReadOutcome = Result<(Token, usize), (Token, io::Error)>;
+
+/// How a turn went on.
+enum GoneOn<'b> {
+    Read(ReadOutcome),
+    Completed(Completion<'b>),
+    Over,
+}
+
 /// The driver.
 pub(crate) struct PollDriver {
     waiter: Waiter,
+    /// Relays go through the kernel; the portable way is to copy.
+    #[cfg(target_os = "linux")]
+    splices: bool,
     sources: Vec<Source>,
     /// Sources whose interest differs from what is registered.
     changes: Vec<Token>,
-    turn: Turn,
+    /// What is left of the turn of the source whose event came last.
+    turn: Option<Turn>,
     budgets: Budgets,
     /// The target of each attempt to connect, for its error.
     targets: HashMap<Token, SocketAddr>,
@@ -86,9 +102,11 @@ impl PollDriver {
     pub(crate) fn new(portable: bool, budgets: Budgets) -> io::Result<Self> {
         Ok(Self {
             waiter: Waiter::new(portable)?,
+            #[cfg(target_os = "linux")]
+            splices: !portable,
             sources: Vec::new(),
             changes: Vec::new(),
-            turn: Turn::None,
+            turn: None,
             budgets,
             targets: HashMap::new(),
             accept_options: HashMap::new(),
@@ -97,61 +115,107 @@ impl PollDriver {
         })
     }
 
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
-        self.turn = Turn::None;
+    #[inline(always)]
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.turn = None;
         self.stats.waits += 1;
         self.waiter.wait(timeout)
+    }
+
+    pub(super) fn take_interrupted(&mut self) -> bool {
+        self.waiter.take_interrupted()
     }
 
     #[inline]
     pub(super) fn next<'b>(&mut self, scratch: &'b mut [u8]) -> Option<Completion<'b>> {
         loop {
-            match self.turn {
-                Turn::None => {}
-                Turn::Read(token, budget) => {
-                    let limit = budget.min(scratch.len());
-                    match self.receive(token, &mut scratch[..limit]) {
-                        Ok(0) => {
-                            self.turn = Turn::None;
-                            return Some(Completion::EndOfStream { stream: token });
+            let outcome = match self.turn {
+                None => {
+                    let event = self.waiter.next()?;
+                    let stream = Token::from_key(event.key);
+                    // The usual event: read once, and that is it.
+                    if event.is_just_input() && self.reads(stream) {
+                        self.read(stream, self.budgets.read, scratch)
+                    } else {
+                        match self.begin(event) {
+                            Some(completion) => return Some(completion),
+                            None => continue,
                         }
-                        Ok(count) => {
-                            let left = budget - count;
-                            // A short read has emptied the socket, as far as anybody can know.
-                            self.turn =
-                                if count < limit || left == 0 { Turn::None } else { Turn::Read(token, left) };
-                            self.stats.bytes_received += count as u64;
-                            return Some(Completion::Received { stream: token, data: &scratch[..count] });
-                        }
-                        Err(error) => match error.kind() {
-                            io::ErrorKind::WouldBlock => self.turn = Turn::None,
-                            io::ErrorKind::Interrupted => {}
-                            _ => {
-                                self.turn = Turn::None;
-                                return Some(Completion::Failed { stream: token, error });
-                            }
-                        },
                     }
                 }
-                Turn::Accept(token, budget) => {
-                    if let Some(completion) = self.accept(token, budget) {
-                        return Some(completion);
-                    }
-                }
+                Some(turn) => match self.go_on(turn, scratch) {
+                    GoneOn::Read(outcome) => outcome,
+                    GoneOn::Completed(completion) => return Some(completion),
+                    GoneOn::Over => continue,
+                },
+            };
+            // The scratch is lent here, where it is certain to be handed out.
+            match outcome {
+                Ok((stream, 0)) => return Some(Completion::EndOfStream { stream }),
+                Ok((stream, count)) => return Some(Completion::Received { stream, data: &scratch[..count] }),
+                Err((stream, error)) => match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+                    _ => return Some(Completion::Failed { stream, error }),
+                },
             }
-            if matches!(self.turn, Turn::None) {
-                let readiness = self.waiter.next()?;
-                if let Some(completion) = self.begin(readiness) {
-                    return Some(completion);
+        }
+    }
+
+    /// Goes on with what is left of a turn.
+    #[inline(never)]
+    fn go_on<'b>(&mut self, turn: Turn, scratch: &mut [u8]) -> GoneOn<'b> {
+        self.turn = None;
+        match turn {
+            Turn::Read(stream, budget) if self.reads(stream) => {
+                GoneOn::Read(self.read(stream, budget, scratch))
+            }
+            Turn::Read(..) => GoneOn::Over,
+            Turn::Accept(listener, budget) => {
+                self.accept(listener, budget).map_or(GoneOn::Over, GoneOn::Completed)
+            }
+        }
+    }
+
+    /// Whether the token names a stream that is to be read: not paused, closed or handed over since its event.
+    #[inline]
+    fn reads(&self, stream: Token) -> bool {
+        match self.sources.get(stream.index()) {
+            Some(source) => {
+                source.kind == Kind::Stream
+                    && source.wanted.reads()
+                    && source.generation == stream.generation()
+            }
+            None => false,
+        }
+    }
+
+    /// Reads once. After a full buffer the turn goes on; a short read has emptied the socket, as far as anybody
+    /// can know.
+    #[inline]
+    fn read(&mut self, stream: Token, budget: usize, scratch: &mut [u8]) -> ReadOutcome {
+        let limit = budget.min(scratch.len());
+        let Some(socket) = self.sources.get(stream.index()).and_then(|source| source.socket.as_ref()) else {
+            return Err((stream, io::ErrorKind::WouldBlock.into()));
+        };
+        match ops::receive(socket, &mut scratch[..limit]) {
+            Ok(count) => {
+                self.stats.receives += 1;
+                self.stats.bytes_received += count as u64;
+                if count >= limit && limit < budget {
+                    self.turn = Some(Turn::Read(stream, budget - limit));
                 }
+                Ok((stream, count))
+            }
+            Err(error) => {
+                self.stats.receives += 1;
+                Err((stream, error))
             }
         }
     }
 
     /// Looks at one event: what it means for its source, and what is to be done about it.
-    #[inline]
+    #[inline(never)]
     fn begin<'b>(&mut self, event: Readiness) -> Option<Completion<'b>> {
-        self.stats.events += 1;
         if event.key == WAKE_KEY {
             self.waiter.drain_wake();
             return Some(Completion::Woken);
@@ -164,42 +228,44 @@ impl PollDriver {
         };
         match source.kind {
             Kind::Stream => {
-                if event.urgent
+                if event.urgent()
                     && let Some(socket) = &source.socket
                 {
                     ops::discard_urgent(socket);
                 }
-                if source.wanted.reads() && event.readable {
-                    self.turn = Turn::Read(token, budgets.read);
-                } else if source.wanted == Interest::NONE && (event.error || event.hung_up) {
+                if source.wanted.reads() && event.readable() {
+                    self.turn = Some(Turn::Read(token, budgets.read));
+                } else if source.wanted == Interest::NONE && (event.error() || event.hung_up()) {
                     return self.unwanted(token, event);
                 }
                 let source = self.source(token)?;
-                (source.wanted.writes() && event.writable).then_some(Completion::Writable { stream: token })
+                (source.wanted.writes() && event.writable()).then_some(Completion::Writable { stream: token })
             }
             Kind::Relayed => {
-                if source.wanted == Interest::NONE && (event.error || event.hung_up) {
+                source.urgent |= event.urgent();
+                if source.wanted == Interest::NONE && (event.error() || event.hung_up()) {
                     return self.unwanted(token, event);
                 }
-                if source.wanted.writes() && event.writable {
+                if source.wanted.writes() && event.writable() {
                     return Some(Completion::Writable { stream: token });
                 }
-                (source.wanted.reads() && event.readable).then_some(Completion::RelayReady { stream: token })
+                (source.wanted.reads() && event.readable())
+                    .then_some(Completion::RelayReady { stream: token })
             }
             Kind::Listener => {
                 if source.wanted.reads() {
-                    self.turn = Turn::Accept(token, budgets.accept);
+                    self.turn = Some(Turn::Accept(token, budgets.accept));
                 }
                 None
             }
-            Kind::Connecting => event.writable.then(|| self.finish_connect(token)),
+            Kind::Connecting => event.writable().then(|| self.finish_connect(token)),
             Kind::Vacant => None,
         }
     }
 
     /// An error or a hang-up of a stream that is watched for nothing: reported whether wanted or not.
     fn unwanted<'b>(&mut self, token: Token, event: Readiness) -> Option<Completion<'b>> {
-        if event.error {
+        if event.error() {
             let source = self.source(token)?;
             let error = source.socket.as_ref().and_then(|socket| socket.take_error().ok().flatten());
             let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
@@ -220,20 +286,6 @@ impl PollDriver {
         }
     }
 
-    /// Reads once, unless the stream was paused, closed or handed over since its event: then the rest of the
-    /// turn is void.
-    #[inline]
-    fn receive(&mut self, token: Token, buffer: &mut [u8]) -> io::Result<usize> {
-        let source = self.sources.get(token.index()).filter(|source| source.generation == token.generation());
-        match source {
-            Some(Source { kind: Kind::Stream, wanted, socket: Some(socket), .. }) if wanted.reads() => {
-                self.stats.receives += 1;
-                ops::receive(socket, buffer)
-            }
-            _ => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
     #[inline]
     fn source(&mut self, token: Token) -> Option<&mut Source> {
         let source = self.sources.get_mut(token.index())?;
@@ -241,7 +293,7 @@ impl PollDriver {
     }
 
     fn accept<'b>(&mut self, listener: Token, budget: u32) -> Option<Completion<'b>> {
-        self.turn = Turn::None;
+        self.turn = None;
         let source = self.source(listener)?;
         if !source.wanted.reads() {
             return None;
@@ -249,10 +301,14 @@ impl PollDriver {
         let result = ops::accept(source.socket.as_ref()?);
         self.stats.accepts += 1;
         if budget > 1 {
-            self.turn = Turn::Accept(listener, budget - 1);
+            self.turn = Some(Turn::Accept(listener, budget - 1));
         }
         let error = match result {
             Ok((socket, peer)) => {
+                if self.reserve.is_none() {
+                    // Somebody else took it while there was none to spare.
+                    self.reserve = open_reserve().ok();
+                }
                 if let Some(options) = self.accept_options.get(&listener)
                     && let Err(error) = socket::apply_to_accepted(&socket, options)
                 {
@@ -264,17 +320,17 @@ impl PollDriver {
         };
         match classify(&error) {
             AcceptError::Empty => {
-                self.turn = Turn::None;
+                self.turn = None;
                 None
             }
             AcceptError::Unlucky => Some(Completion::AcceptFailed { listener, error }),
             AcceptError::OutOfDescriptors => {
-                self.turn = Turn::None;
+                self.turn = None;
                 let shed = self.shed(listener);
                 Some(Completion::Exhausted { listener, error, shed })
             }
             AcceptError::Other => {
-                self.turn = Turn::None;
+                self.turn = None;
                 Some(Completion::Exhausted { listener, error, shed: 0 })
             }
         }
@@ -333,8 +389,9 @@ impl PollDriver {
     #[inline]
     pub(super) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
         let socket = self.socket(stream).ok_or(io::ErrorKind::NotConnected)?;
-        let sent = ops::send(socket, data)?;
+        let result = ops::send(socket, data);
         self.stats.sends += 1;
+        let sent = result?;
         self.stats.bytes_sent += sent as u64;
         Ok(sent)
     }
@@ -345,11 +402,6 @@ impl PollDriver {
         let result = send_backlog(socket, outbox, pool, self.budgets.write, &mut stats);
         self.stats = stats;
         result
-    }
-
-    #[inline]
-    pub(super) fn ticks(&self) -> u64 {
-        ops::ticks()
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -485,8 +537,9 @@ impl PollDriver {
 
     pub(super) fn new_relay(&mut self) -> Option<Relay> {
         #[cfg(target_os = "linux")]
-        return super::splice::Pipe::new().ok().map(|pipe| Relay { pipe });
-        #[cfg(not(target_os = "linux"))]
+        if self.splices {
+            return super::splice::Pipe::new().ok().map(|pipe| Relay { pipe });
+        }
         None
     }
 
@@ -507,10 +560,12 @@ impl PollDriver {
         if self.source(target).is_none() {
             return gone(RelayState::TargetFailed);
         }
+        #[cfg(target_os = "linux")]
+        let urgent = std::mem::take(&mut self.sources[source.index()].urgent);
         let sockets = (&self.sources[source.index()].socket, &self.sources[target.index()].socket);
         let (Some(from), Some(to)) = sockets else { return gone(RelayState::SourceFailed) };
         #[cfg(target_os = "linux")]
-        let relayed = relay.pipe.relay(from, to, self.budgets.read, &mut self.stats.others);
+        let relayed = relay.pipe.relay(from, to, urgent, self.budgets.read, &mut self.stats.others);
         #[cfg(not(target_os = "linux"))]
         let relayed: Relayed = {
             let _ = (from, to);
@@ -586,6 +641,10 @@ fn send_backlog(
                     left = left.saturating_sub(sent as usize);
                     continue;
                 }
+                Err(error) if !is_about_the_stream(&error) => {
+                    let text = format!("the file that was to be sent cannot be read: {error}");
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                }
                 Err(error) => (Err(error), 0),
             },
         };
@@ -604,6 +663,24 @@ fn send_backlog(
         }
     }
     Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
+}
+
+/// Whether sending a file failed because of the stream, not of the file.
+fn is_about_the_stream(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::WouldBlock
+            | Kind::Interrupted
+            | Kind::BrokenPipe
+            | Kind::ConnectionReset
+            | Kind::ConnectionAborted
+            | Kind::NotConnected
+            | Kind::TimedOut
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+    )
 }
 
 /// What a failed accept means for the listener.

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use socket2::Socket;
 
@@ -21,23 +22,28 @@ pub(crate) struct Pipe {
     held: usize,
     /// The source has ended; only `held` is left.
     ended: bool,
+    /// The source may stand at a mark of urgent data, which a splice does not pass: it finds nothing there, or an
+    /// end that is none.
+    at_mark: bool,
 }
 
 impl Pipe {
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Self { read, write, held: 0, ended: false })
+        Ok(Self { read, write, held: 0, ended: false, at_mark: false })
     }
 
-    /// Moves at most about `budget` bytes; counts each system call in `calls`.
+    /// Moves at most about `budget` bytes; counts each system call in `calls`. `urgent`: urgent data was seen.
     pub(super) fn relay(
         &mut self,
         source: &Socket,
         target: &Socket,
+        urgent: bool,
         budget: usize,
         calls: &mut u64,
     ) -> Relayed {
         let mut moved = 0;
+        self.at_mark |= urgent;
         let state = without_sigpipe(|| {
             loop {
                 while self.held > 0 {
@@ -59,7 +65,12 @@ impl Pipe {
                     return RelayState::SourceDry;
                 }
                 *calls += 1;
-                match splice_now(source, &self.write, PIECE) {
+                let mut taken = splice_now(source, &self.write, PIECE);
+                if taken == Ok(0) || (taken == Err(Errno::AGAIN) && self.at_mark) {
+                    *calls += 1;
+                    taken = self.read_past_mark(source);
+                }
+                match taken {
                     Ok(0) => self.ended = true,
                     Ok(count) => self.held += count,
                     Err(Errno::AGAIN) => return RelayState::SourceDry,
@@ -69,6 +80,14 @@ impl Pipe {
             }
         });
         Relayed { moved, state }
+    }
+
+    /// Reads a little the ordinary way into the empty pipe; nothing is at the end of the stream or at its edge.
+    fn read_past_mark(&mut self, source: &Socket) -> Result<usize, Errno> {
+        let mut buffer = [0; 1024];
+        let received = rustix::net::recv(source, &mut buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);
+        self.at_mark = matches!(received, Ok(1..));
+        rustix::io::write(&self.write, &buffer[..received?])
     }
 }
 

@@ -29,33 +29,114 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Readiness {
     pub(super) key: usize,
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// The source failed.
-    pub(super) error: bool,
-    /// Both directions have ended.
-    pub(super) hung_up: bool,
-    /// Out-of-band data is there.
-    pub(super) urgent: bool,
+    bits: u32,
 }
 
-enum Path {
+impl Readiness {
+    // The values are those of epoll, so that the direct path takes them as they are.
+    const IN: u32 = 0x001;
+    const PRI: u32 = 0x002;
+    const OUT: u32 = 0x004;
+    const ERR: u32 = 0x008;
+    const HUP: u32 = 0x010;
+
+    /// There is input and nothing else: the usual event.
+    #[inline]
+    pub(super) fn is_just_input(self) -> bool {
+        self.bits == Self::IN
+    }
+
+    #[inline]
+    pub(super) fn readable(self) -> bool {
+        self.bits & (Self::IN | Self::PRI | Self::ERR | Self::HUP) != 0
+    }
+
+    #[inline]
+    pub(super) fn writable(self) -> bool {
+        self.bits & (Self::OUT | Self::ERR | Self::HUP) != 0
+    }
+
+    /// The source failed.
+    pub(super) fn error(self) -> bool {
+        self.bits & Self::ERR != 0
+    }
+
+    /// Both directions have ended.
+    pub(super) fn hung_up(self) -> bool {
+        self.bits & Self::HUP != 0
+    }
+
+    /// Out-of-band data is there.
+    pub(super) fn urgent(self) -> bool {
+        self.bits & Self::PRI != 0
+    }
+
     #[cfg(target_os = "linux")]
-    Direct { events: Vec<epoll::Event>, wake: Arc<OwnedFd> },
-    Portable {
-        events: polling::Events,
-        ready: Vec<Readiness>,
-        /// Written to by signal handlers, made when the first signal is watched.
-        #[cfg(unix)]
-        signals: Option<(std::os::unix::net::UnixStream, std::os::unix::net::UnixStream)>,
+    #[inline]
+    fn of(event: &RawEvent) -> Self {
+        let (flags, data) = (event.flags, event.data);
+        Self { key: data.u64() as usize, bits: flags.bits() }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(event: &RawEvent) -> Self {
+        *event
+    }
+
+    #[cfg(target_os = "linux")]
+    fn raw(self) -> RawEvent {
+        epoll::Event {
+            flags: epoll::EventFlags::from_bits_retain(self.bits),
+            data: epoll::EventData::new_u64(self.key as u64),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn raw(self) -> RawEvent {
+        self
+    }
+
+    fn portable(event: &Event) -> Self {
+        let flags = [
+            (event.readable, Self::IN),
+            (event.writable, Self::OUT),
+            (event.is_priority(), Self::PRI),
+            (event.is_err().unwrap_or(false), Self::ERR),
+            (event.is_interrupt(), Self::HUP),
+        ];
+        let bits = flags.iter().filter(|(is, _)| *is).fold(0, |bits, (_, bit)| bits | bit);
+        Self { key: event.key, bits }
+    }
+}
+
+/// An event as the system writes it where that is possible, so that nothing is copied.
+#[cfg(target_os = "linux")]
+type RawEvent = epoll::Event;
+#[cfg(not(target_os = "linux"))]
+type RawEvent = Readiness;
+
+enum Way {
+    #[cfg(target_os = "linux")]
+    Direct {
+        wake: Arc<OwnedFd>,
     },
+    Portable(Box<Portable>),
+}
+
+struct Portable {
+    events: polling::Events,
+    /// Written to by signal handlers, made when the first signal is watched.
+    #[cfg(unix)]
+    signals: Option<(std::os::unix::net::UnixStream, std::os::unix::net::UnixStream)>,
 }
 
 /// The sleeping half of the poll driver.
 pub(super) struct Waiter {
     pub(super) poller: Arc<Poller>,
-    path: Path,
+    way: Way,
+    events: Vec<RawEvent>,
     cursor: usize,
+    interrupted: bool,
 }
 
 impl Waiter {
@@ -67,112 +148,109 @@ impl Waiter {
                 "this system has no level-triggered poller",
             ));
         }
-        #[cfg(target_os = "linux")]
-        if !portable {
-            let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-            // SAFETY: the eventfd lives as long as the path beside the poller, and epoll forgets a closed
-            // descriptor by itself.
-            unsafe { poller.add_with_mode(&*wake, Event::readable(WAKE_KEY), PollMode::Edge)? };
-            let events = Vec::with_capacity(EVENTS);
-            return Ok(Self { poller, path: Path::Direct { events, wake }, cursor: 0 });
-        }
-        let _ = portable;
-        let path = Path::Portable {
-            events: polling::Events::with_capacity(EVENTS.try_into().map_err(io::Error::other)?),
-            ready: Vec::with_capacity(EVENTS),
-            #[cfg(unix)]
-            signals: None,
-        };
-        Ok(Self { poller, path, cursor: 0 })
+        let way = Self::choose(&poller, portable)?;
+        Ok(Self { poller, way, events: Vec::with_capacity(EVENTS), cursor: 0, interrupted: false })
     }
 
-    /// Sleeps until there are events, the time has passed, a wake-up, or a signal; true after a signal.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    fn choose(poller: &Poller, portable: bool) -> io::Result<Way> {
+        if portable {
+            return Self::portable();
+        }
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        // SAFETY: the eventfd lives as long as the way beside the poller, and epoll forgets a closed descriptor
+        // by itself.
+        unsafe { poller.add_with_mode(&*wake, Event::readable(WAKE_KEY), PollMode::Edge)? };
+        Ok(Way::Direct { wake })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn choose(_: &Poller, _: bool) -> io::Result<Way> {
+        Self::portable()
+    }
+
+    fn portable() -> io::Result<Way> {
+        Ok(Way::Portable(Box::new(Portable {
+            events: polling::Events::with_capacity(EVENTS.try_into().map_err(io::Error::other)?),
+            #[cfg(unix)]
+            signals: None,
+        })))
+    }
+
+    /// Sleeps until there are events, the time has passed, a wake-up, or a signal.
+    #[inline(always)]
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.cursor = 0;
-        let timeout = timeout.map(|timeout| timeout.min(LONGEST_SLEEP));
-        match &mut self.path {
+        self.events.clear();
+        match &mut self.way {
             #[cfg(target_os = "linux")]
-            Path::Direct { events, .. } => {
-                events.clear();
-                // epoll counts milliseconds; rounded up, so that no timer is early.
-                let timeout = timeout.map(|timeout| {
-                    let millis = timeout.as_nanos().div_ceil(1_000_000) as i64;
-                    Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
-                });
-                match epoll::wait(self.poller.as_fd(), spare_capacity(events), timeout.as_ref()) {
-                    Ok(_) => Ok(false),
-                    Err(rustix::io::Errno::INTR) => Ok(true),
-                    Err(error) => Err(error.into()),
+            Way::Direct { .. } => {
+                let timeout = timeout.map(in_whole_milliseconds);
+                match epoll::wait(self.poller.as_fd(), spare_capacity(&mut self.events), timeout.as_ref()) {
+                    Ok(_) => Ok(()),
+                    Err(error) => self.not_waited(error.into()),
                 }
             }
-            Path::Portable { events, ready, .. } => {
+            Way::Portable(portable) => {
+                let events = &mut portable.events;
                 events.clear();
-                ready.clear();
-                self.poller.wait(events, timeout)?;
-                ready.extend(events.iter().map(|event| Readiness {
-                    key: event.key,
-                    readable: event.readable,
-                    writable: event.writable,
-                    error: event.is_err().unwrap_or(false),
-                    hung_up: event.is_interrupt(),
-                    urgent: event.is_priority(),
-                }));
-                Ok(false)
+                self.poller.wait(events, timeout.map(|timeout| timeout.min(LONGEST_SLEEP)))?;
+                self.events.extend(events.iter().map(|event| Readiness::portable(&event).raw()));
+                Ok(())
             }
         }
+    }
+
+    /// A signal cuts a wait short; anything else is an error.
+    #[cfg(target_os = "linux")]
+    #[cold]
+    fn not_waited(&mut self, error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            self.interrupted = true;
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Whether a signal cut the last wait short; asked once.
+    pub(super) fn take_interrupted(&mut self) -> bool {
+        std::mem::take(&mut self.interrupted)
     }
 
     /// The next event of the last wait.
     #[inline]
     pub(super) fn next(&mut self) -> Option<Readiness> {
-        let at = self.cursor;
-        match &self.path {
-            #[cfg(target_os = "linux")]
-            Path::Direct { events, .. } => {
-                let event = events.get(at)?;
-                self.cursor = at + 1;
-                let (flags, data) = (event.flags, event.data);
-                let broken = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
-                Some(Readiness {
-                    key: data.u64() as usize,
-                    readable: flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::PRI | broken),
-                    writable: flags.intersects(epoll::EventFlags::OUT | broken),
-                    error: flags.contains(epoll::EventFlags::ERR),
-                    hung_up: flags.contains(epoll::EventFlags::HUP),
-                    urgent: flags.contains(epoll::EventFlags::PRI),
-                })
-            }
-            Path::Portable { ready, .. } => {
-                let event = *ready.get(at)?;
-                self.cursor = at + 1;
-                Some(event)
-            }
-        }
+        let event = Readiness::of(self.events.get(self.cursor)?);
+        self.cursor += 1;
+        Some(event)
     }
 
     /// Clears what woke us, where that is needed.
     pub(super) fn drain_wake(&mut self) {
         #[cfg(unix)]
-        if let Path::Portable { signals: Some((_, read)), .. } = &self.path {
+        if let Way::Portable(portable) = &self.way
+            && let Some((_, read)) = &portable.signals
+        {
             let mut bytes = [0; 64];
             while matches!(io::Read::read(&mut &*read, &mut bytes), Ok(n) if n == bytes.len()) {}
         }
     }
 
     pub(super) fn waker(&self) -> Waker {
-        match &self.path {
+        match &self.way {
             #[cfg(target_os = "linux")]
-            Path::Direct { wake, .. } => Waker::Eventfd(Arc::clone(wake)),
-            Path::Portable { .. } => Waker::Poller(Arc::clone(&self.poller)),
+            Way::Direct { wake, .. } => Waker::Eventfd(Arc::clone(wake)),
+            Way::Portable(_) => Waker::Poller(Arc::clone(&self.poller)),
         }
     }
 
     #[cfg(unix)]
     pub(super) fn signal_fd(&mut self) -> io::Result<RawFd> {
-        match &mut self.path {
+        match &mut self.way {
             #[cfg(target_os = "linux")]
-            Path::Direct { wake, .. } => Ok(wake.as_raw_fd()),
-            Path::Portable { signals, .. } => {
+            Way::Direct { wake, .. } => Ok(wake.as_raw_fd()),
+            Way::Portable(portable) => {
+                let signals = &mut portable.signals;
                 if signals.is_none() {
                     let (write, read) = std::os::unix::net::UnixStream::pair()?;
                     write.set_nonblocking(true)?;
@@ -191,10 +269,19 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         #[cfg(unix)]
-        if let Path::Portable { signals: Some((_, read)), .. } = &self.path {
+        if let Way::Portable(portable) = &self.way
+            && let Some((_, read)) = &portable.signals
+        {
             let _ = self.poller.delete(read);
         }
     }
+}
+
+/// epoll counts milliseconds; rounded up, so that no timer is early.
+#[cfg(target_os = "linux")]
+fn in_whole_milliseconds(timeout: Duration) -> Timespec {
+    let millis = timeout.min(LONGEST_SLEEP).as_nanos().div_ceil(1_000_000) as i64;
+    Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
 }
 
 /// Ends the current or the next wait, from any thread.

@@ -167,19 +167,27 @@ pub(crate) struct Connection {
     received: u64,
     sent: u64,
     rare: Option<Box<Rare>>,
+    /// Changed only through [`Connection::change`].
     modes: Modes,
+    /// Whether the connection just flows; see [`Connection::is_at_peace`].
+    peace: bool,
 }
 
 impl Connection {
     pub(crate) fn new() -> Self {
-        Self { outbox: Outbox::default(), received: 0, sent: 0, rare: None, modes: Modes::PEACE }
+        Self { outbox: Outbox::default(), received: 0, sent: 0, rare: None, modes: Modes::PEACE, peace: true }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Modes)) {
+        change(&mut self.modes);
+        self.peace = self.modes == Modes::PEACE && self.rare.is_none();
     }
 
     /// Whether the connection just flows: input goes straight to the protocol, output straight to the kernel, and
     /// nothing else is to be thought of. The usual case, and the one that has to be fast.
     #[inline]
     pub(crate) fn is_at_peace(&self) -> bool {
-        self.modes == Modes::PEACE && self.rare.is_none()
+        self.peace
     }
 
     /// Counts input and says whether the connection [is at peace](Self::is_at_peace).
@@ -195,17 +203,15 @@ impl Connection {
         self.outbox.only()
     }
 
-    /// The kernel took `count` bytes of the one small buffer; `all` of it, or as much as it takes for now.
+    /// The kernel took the one small buffer, of `count` bytes, whole.
     #[inline]
-    pub(crate) fn sent_small(&mut self, count: usize, all: bool, pool: &Pool) {
+    pub(crate) fn sent_small(&mut self, count: usize, pool: &Pool) {
         self.sent += count as u64;
-        self.outbox.consume(count, pool);
-        if !all {
-            self.modes.output = Output::Blocked;
-        }
+        self.outbox.drained(pool);
     }
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.peace = false;
         self.rare.get_or_insert_default()
     }
 
@@ -271,8 +277,8 @@ impl Connection {
         if self.modes.phase == Phase::Lost {
             return;
         }
-        self.modes.phase = Phase::Lost;
-        self.modes.end = end;
+        self.change(|modes| modes.phase = Phase::Lost);
+        self.change(|modes| modes.end = end);
         self.outbox.clear(pool);
         let rare = self.rare();
         rare.reason = Some(reason);
@@ -298,16 +304,16 @@ impl Connection {
     }
 
     pub(crate) fn pause_reading(&mut self) {
-        self.modes.flow = Flow::Paused;
+        self.change(|modes| modes.flow = Flow::Paused);
     }
 
     pub(crate) fn resume_reading(&mut self) {
-        self.modes.flow = Flow::Running;
+        self.change(|modes| modes.flow = Flow::Running);
     }
 
     /// A relay stops or starts taking input.
     pub(crate) fn hold(&mut self, held: bool) {
-        self.modes.held = held;
+        self.change(|modes| modes.held = held);
     }
 
     /// Input has come: refreshes the time-outs that wait for it.
@@ -343,6 +349,11 @@ impl Connection {
 
     pub(crate) fn has_unread(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| !rare.unread.is_empty())
+    }
+
+    /// How many bytes wait to be delivered again.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.unread_bytes)
     }
 
     /// Whether something waits to be delivered that no event will announce.
@@ -383,8 +394,13 @@ impl Connection {
     /// The peer has finished sending.
     pub(crate) fn peer_ended(&mut self) {
         if self.modes.peer_end == PeerEnd::Open {
-            self.modes.peer_end = PeerEnd::Seen;
+            self.change(|modes| modes.peer_end = PeerEnd::Seen);
         }
+    }
+
+    /// Whether the peer has finished and the protocol knows.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.modes.peer_end == PeerEnd::Told
     }
 
     /// Whether the protocol is to be told now that the peer has finished; true once. A stream whose sending
@@ -394,12 +410,18 @@ impl Connection {
             && self.delivers_at_once()
             && self.modes.write_side != WriteSide::Broken;
         if now {
-            self.modes.peer_end = PeerEnd::Told;
+            self.change(|modes| modes.peer_end = PeerEnd::Told);
         }
         now
     }
 
     // Output.
+
+    /// Whether our direction was ended by the user, or is about to be.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.modes.phase != Phase::Lost
+            && matches!(self.modes.write_side, WriteSide::Finishing | WriteSide::Finished)
+    }
 
     fn takes_output(&self) -> bool {
         self.modes.phase == Phase::Open && self.modes.write_side == WriteSide::Open
@@ -438,8 +460,13 @@ impl Connection {
             && pool.total().saturating_add(length) <= pool.limits().total
     }
 
-    /// Copies `data` behind what is queued.
+    /// Copies `data` behind what is queued; the short way for little output of a connection at peace.
     #[inline]
+    pub(crate) fn write_small(&mut self, data: &[u8], pool: &Pool) -> bool {
+        self.peace && self.outbox.append(data, pool)
+    }
+
+    /// Copies `data` behind what is queued.
     pub(crate) fn write(&mut self, data: &[u8], pool: &Pool) -> Written {
         let written = self.admit(data.len(), pool);
         if written == Written::Queued {
@@ -486,7 +513,7 @@ impl Connection {
     pub(crate) fn sent(&mut self, count: u64, blocked: bool, now: impl FnOnce() -> Instant) {
         self.sent += count;
         let was_blocked = self.modes.output == Output::Blocked;
-        self.modes.output = if blocked { Output::Blocked } else { Output::Free };
+        self.change(|modes| modes.output = if blocked { Output::Blocked } else { Output::Free });
         if let Some(rare) = &mut self.rare
             && (count > 0 || !was_blocked)
         {
@@ -505,7 +532,7 @@ impl Connection {
 
     /// The stream is writable again.
     pub(crate) fn writable(&mut self) {
-        self.modes.output = Output::Free;
+        self.change(|modes| modes.output = Output::Free);
     }
 
     /// Counts bytes that a relay moved past the outbox.
@@ -515,19 +542,19 @@ impl Connection {
 
     /// A relay waits until the stream is writable.
     pub(crate) fn block_output(&mut self) {
-        self.modes.output = Output::Blocked;
+        self.change(|modes| modes.output = Output::Blocked);
     }
 
     /// Sending failed: what is queued will never leave.
     pub(crate) fn sending_failed(&mut self, pool: &Pool) {
         self.outbox.clear(pool);
-        self.modes.output = Output::Free;
-        self.modes.write_side = WriteSide::Broken;
+        self.change(|modes| modes.output = Output::Free);
+        self.change(|modes| modes.write_side = WriteSide::Broken);
     }
 
     /// Our direction has ended.
     pub(crate) fn write_side_ended(&mut self, now: Instant) {
-        self.modes.write_side = WriteSide::Finished;
+        self.change(|modes| modes.write_side = WriteSide::Finished);
         if self.modes.phase == Phase::Closing {
             self.rare().lingering_since = Some(now);
         }
@@ -573,9 +600,9 @@ impl Connection {
         if self.modes.phase != Phase::Open {
             return;
         }
-        self.modes.phase = Phase::Closing;
+        self.change(|modes| modes.phase = Phase::Closing);
         if self.modes.write_side == WriteSide::Open {
-            self.modes.write_side = WriteSide::Finishing;
+            self.change(|modes| modes.write_side = WriteSide::Finishing);
         }
         let rare = self.rare();
         rare.reason = reason;
@@ -585,7 +612,7 @@ impl Connection {
     /// Flush, then end our side; reading goes on.
     pub(crate) fn lose_write_side(&mut self) {
         if self.takes_output() {
-            self.modes.write_side = WriteSide::Finishing;
+            self.change(|modes| modes.write_side = WriteSide::Finishing);
         }
     }
 

@@ -97,7 +97,7 @@ impl Inner {
         let any: &mut dyn Any = &mut *boxed;
         if let Some(receive) = any.downcast_mut::<Receive<T>>() {
             self.contain("a channel's receiver", || receive(&self.handle, value));
-            self.hook_ran(None, Hook::Callback);
+            self.hook_ran(Token::NOBODY, Hook::Callback);
         }
         if let Some(slot) = self.channels.borrow_mut().get_mut(receiver) {
             *slot = Some(boxed);

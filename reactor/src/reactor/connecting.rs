@@ -24,7 +24,9 @@ type Finish = Box<dyn FnOnce(Result<Transport, ConnectError>)>;
 /// An attempt under way.
 pub(crate) struct Attempt {
     address: SocketAddr,
-    factory: Box<dyn ErasedFactory>,
+    /// `None` while it is told that it has started.
+    factory: Option<Box<dyn ErasedFactory>>,
+    factory_started: bool,
     finish: Finish,
     timer: Option<TimerId>,
 }
@@ -185,10 +187,17 @@ pub(crate) fn connect<F: Factory>(
             let finish: Finish = Box::new(move |outcome| {
                 resolver.resolve(outcome.map(Connection::new));
             });
-            let attempt = Attempt { address, factory: Box::new(factory), finish, timer: Some(timer) };
+            let factory: Box<dyn ErasedFactory> = Box::new(factory);
+            let (factory, timer) = (Some(factory), Some(timer));
+            let attempt = Attempt { address, factory, factory_started: false, finish, timer };
             if let Some(slot) = inner.slots.borrow_mut().get_mut(token) {
                 *slot = Slot::Attempt(Box::new(attempt));
             }
+            handle.call_soon(move |handle| {
+                if let Some(inner) = handle.inner() {
+                    inner.start_factory(token);
+                }
+            });
         }
     }
     deferred
@@ -217,6 +226,25 @@ impl Inner {
         Ok((token, timer.id(), address))
     }
 
+    /// Tells the factory of an attempt that it is used, unless the attempt is over already.
+    fn start_factory(&self, token: Token) {
+        let factory = match self.slots.borrow_mut().get_mut(token) {
+            Some(Slot::Attempt(attempt)) => {
+                attempt.factory_started = true;
+                attempt.factory.take()
+            }
+            _ => None,
+        };
+        let Some(mut factory) = factory else { return };
+        self.contain("Factory::started", || factory.started());
+        if let Some(Slot::Attempt(attempt)) = self.slots.borrow_mut().get_mut(token) {
+            attempt.factory = Some(factory);
+            return;
+        }
+        // It has cancelled its own attempt.
+        self.end_factory(factory, true);
+    }
+
     /// Takes an attempt out of its slot, which stays reserved.
     fn take_attempt(&self, token: Token) -> Option<Attempt> {
         let attempt = {
@@ -239,12 +267,14 @@ impl Inner {
     }
 
     /// Ends an attempt that brought nothing.
-    fn fail_attempt(&self, token: Token, attempt: Attempt, error: ConnectError, started: bool) {
+    fn fail_attempt(&self, token: Token, attempt: Attempt, error: ConnectError) {
         self.driver.borrow_mut().close(token);
         let slot = self.slots.borrow_mut().remove(token);
         drop(slot);
         log::debug!("{error}");
-        self.end_factory(attempt.factory, started);
+        if let Some(factory) = attempt.factory {
+            self.end_factory(factory, attempt.factory_started);
+        }
         (attempt.finish)(Err(error));
     }
 
@@ -253,7 +283,7 @@ impl Inner {
         match self.take_attempt(token) {
             Some(attempt) => {
                 let error = ConnectError::from_io(attempt.address, error);
-                self.fail_attempt(token, attempt, error, false);
+                self.fail_attempt(token, attempt, error);
                 None
             }
             None => Some(error),
@@ -263,7 +293,7 @@ impl Inner {
     pub(crate) fn abandon_attempt(&self, token: Token, kind: ConnectErrorKind) {
         if let Some(attempt) = self.take_attempt(token) {
             let error = ConnectError::new(attempt.address, kind);
-            self.fail_attempt(token, attempt, error, false);
+            self.fail_attempt(token, attempt, error);
         }
     }
 
@@ -279,15 +309,19 @@ impl Inner {
         };
         let (address, local) = (Address::from(attempt.address), Address::from(local));
         let peer = Peer { address, local, port: None, reactor: self.handle.clone() };
-        let factory = &mut attempt.factory;
-        let built = self.contain("a factory", || {
-            factory.started();
-            factory.build(peer)
+        let started = std::mem::replace(&mut attempt.factory_started, true);
+        let built = attempt.factory.as_mut().and_then(|factory| {
+            self.contain("a factory", || {
+                if !started {
+                    factory.started();
+                }
+                factory.build(peer)
+            })
         });
-        self.hook_ran(None, Hook::BuildProtocol);
+        self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         let Some(Some(protocol)) = built else {
             let error = ConnectError::new(address, ConnectErrorKind::Declined);
-            self.fail_attempt(token, attempt, error, true);
+            self.fail_attempt(token, attempt, error);
             return;
         };
         let transport = Transport::new(self, token, address, local, protocol);
@@ -295,6 +329,8 @@ impl Inner {
             *slot = Slot::Connection(transport.clone());
         }
         Counters::bump(&self.counters.connected);
+        // The driver watches for input instead of for the connection now.
+        self.eventful.set(true);
         let panics = self.counters.panics.get();
         self.connection_made(token);
         let outcome = if self.counters.panics.get() == panics {
@@ -302,13 +338,16 @@ impl Inner {
         } else {
             Err(ConnectError::new(address, ConnectErrorKind::Declined))
         };
-        self.end_factory(attempt.factory, true);
+        if let Some(factory) = attempt.factory {
+            self.end_factory(factory, true);
+        }
         (attempt.finish)(outcome);
     }
 
     /// Takes all attempts out at the end of the reactor.
     pub(crate) fn abandon_attempts(&self) {
-        for token in self.slots.borrow().tokens() {
+        let tokens = self.slots.borrow().tokens();
+        for token in tokens {
             self.abandon_attempt(token, ConnectErrorKind::Cancelled);
         }
     }

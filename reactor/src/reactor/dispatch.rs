@@ -12,26 +12,25 @@ use bytes::Bytes;
 
 use crate::core::slots::Token;
 use crate::driver::{Interest, Sent};
-use crate::net::connection::{Crossing, End, Phase, Step};
+use crate::net::connection::{Connection as Machine, Crossing, End, Phase, Step};
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeout;
 use crate::protocol::{Eof, OnTimeout, Protocol};
 use crate::reactor::inner::{Inner, TypedCall};
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::Timer;
-use crate::reactor::transport::Transport;
+use crate::reactor::transport::{Link, Transport};
 use crate::reactor::watchdog::Hook;
 
 impl Inner {
     // Calling.
 
     /// Takes the protocol out of its cell, so that it can be called.
-    #[inline]
     fn enter(&self, token: Token) -> Option<(Transport, Box<dyn Protocol>)> {
         let transport = self.transport(token)?;
         let protocol = transport.0.protocol.take()?;
         transport.0.attended.set(true);
-        if transport.0.extra.borrow().is_some() {
+        if transport.0.may_switch() {
             let protocol = self.apply_switch(&transport, protocol);
             return Some((transport, protocol));
         }
@@ -39,7 +38,6 @@ impl Inner {
     }
 
     /// Puts the protocol back after its hook and does what the hook asked for.
-    #[inline]
     fn leave<R>(
         &self,
         transport: &Transport,
@@ -47,7 +45,7 @@ impl Inner {
         hook: Hook,
         outcome: thread::Result<R>,
     ) -> Option<R> {
-        self.hook_ran(Some(transport.0.token), hook);
+        self.hook_ran(transport.0.token, hook);
         let value = match outcome {
             Ok(value) => Some(value),
             Err(payload) => {
@@ -55,7 +53,7 @@ impl Inner {
                 None
             }
         };
-        if transport.0.extra.borrow().is_some() {
+        if transport.0.may_switch() {
             protocol = self.apply_switch(transport, protocol);
         }
         self.leave_uncalled(transport, protocol);
@@ -97,9 +95,8 @@ impl Inner {
         self.leave(&transport, protocol, hook, outcome)
     }
 
-    #[inline]
     fn leave_uncalled(&self, transport: &Transport, protocol: Box<dyn Protocol>) {
-        transport.0.protocol.set(Some(protocol));
+        transport.0.put_back(protocol);
         transport.0.attended.set(false);
         self.tend(transport);
     }
@@ -114,7 +111,7 @@ impl Inner {
             }
             transport.0.protocol_type.set(Any::type_id(&*next));
             let made = catch_unwind(AssertUnwindSafe(|| next.connection_made(transport)));
-            self.hook_ran(Some(transport.0.token), Hook::ConnectionMade);
+            self.hook_ran(transport.0.token, Hook::ConnectionMade);
             if let Err(payload) = made {
                 self.hook_panicked(transport, &*next, Hook::ConnectionMade, payload);
             }
@@ -138,26 +135,45 @@ impl Inner {
 
     // What happened.
 
-    /// Bytes arrived.
-    #[inline]
+    /// Bytes arrived: the one path that has to be short. A connection at peace has nothing that could stand
+    /// between its driver and its protocol.
+    #[inline(always)]
     pub(crate) fn received(&self, token: Token, data: &[u8]) {
-        let Some((transport, mut protocol)) = self.enter(token) else {
+        let Some(transport) = self.transport(token) else {
             Counters::bump(&self.counters.stale);
             return;
         };
-        if transport.0.machine.borrow_mut().received_in_peace(data.len())
-            && transport.0.extra.borrow().is_none()
-        {
-            let outcome = catch_unwind(AssertUnwindSafe(|| protocol.data_received(&transport, data)));
-            self.leave(&transport, protocol, Hook::DataReceived, outcome);
+        let link = &*transport.0;
+        let at_peace = link.machine.borrow_mut().received_in_peace(data.len());
+        let protocol = if at_peace { link.protocol.take() } else { None };
+        let Some(mut protocol) = protocol else {
+            self.received_otherwise(&transport, data);
+            return;
+        };
+        link.attended.set(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| protocol.data_received(&transport, data)));
+        let mut machine = link.machine.borrow_mut();
+        if outcome.is_ok() && machine.is_at_peace() {
+            self.hook_ran(token, Hook::DataReceived);
+            link.put_back(protocol);
+            link.attended.set(false);
+            if !self.send_in_peace(link, &mut machine) {
+                drop(machine);
+                self.tend_closely(&transport);
+            }
         } else {
-            self.received_otherwise(&transport, protocol, data);
+            drop(machine);
+            self.leave(&transport, protocol, Hook::DataReceived, outcome);
         }
     }
 
     /// Bytes arrived at a connection that is watched, relayed, paused or on its way out.
     #[cold]
-    fn received_otherwise(&self, transport: &Transport, mut protocol: Box<dyn Protocol>, data: &[u8]) {
+    fn received_otherwise(&self, transport: &Transport, data: &[u8]) {
+        let Some((_, mut protocol)) = self.enter(transport.0.token) else {
+            Counters::bump(&self.counters.stale);
+            return;
+        };
         let at_once = {
             let mut machine = transport.0.machine.borrow_mut();
             machine.stamp_received(|| self.now());
@@ -168,7 +184,8 @@ impl Inner {
             self.leave(transport, protocol, Hook::DataReceived, outcome);
             return;
         }
-        if !self.relay_bytes(transport, data) {
+        // What was given back comes before what is new, for a relay as well.
+        if transport.0.machine.borrow().has_unread() || !self.relay_bytes(transport, data) {
             let mut machine = transport.0.machine.borrow_mut();
             match machine.phase() {
                 Phase::Open => machine.keep(data),
@@ -219,7 +236,8 @@ impl Inner {
             return;
         };
         transport.0.machine.borrow_mut().writable();
-        self.tend(&transport);
+        // Not the short way: what the driver watches for has to change, too.
+        self.tend_closely(&transport);
         self.target_writable(&transport);
     }
 
@@ -245,10 +263,11 @@ impl Inner {
                 if !machine.wants_redelivery() { None } else { machine.take_unread() }
             };
             let Some(bytes) = bytes else { break };
-            let length = bytes.len();
+            let (length, left) = (bytes.len(), transport.0.machine.borrow().unread_bytes());
             self.deliver_again(&transport, bytes);
             budget = budget.saturating_sub(length);
-            if budget == 0 {
+            // What the hook gave back is for the next pass.
+            if budget == 0 || transport.0.machine.borrow().unread_bytes() > left {
                 break;
             }
         }
@@ -268,38 +287,38 @@ impl Inner {
     // Tending.
 
     /// Does for a connection what its state asks for, but for calling hooks.
-    #[inline]
     pub(crate) fn tend(&self, transport: &Transport) {
-        let link = &*transport.0;
-        // The usual connection has either nothing to send or something that the kernel takes at once.
-        if link.extra.borrow().is_none() {
-            let mut machine = link.machine.borrow_mut();
-            if machine.is_at_peace() {
-                let Some(data) = machine.small_output() else {
-                    if !machine.has_output() {
-                        return;
-                    }
-                    drop(machine);
-                    return self.tend_closely(transport);
-                };
-                let length = data.len();
-                let result = self.driver.borrow_mut().send_small(link.token, data);
-                match result {
-                    Ok(sent) => {
-                        machine.sent_small(sent, sent == length, transport.pool());
-                        if sent == length {
-                            return;
-                        }
-                    }
-                    // Looked at again below, where every case has its place.
-                    Err(error) => log::trace!("{:?}: {error}", link.token),
-                }
-            }
+        if !self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut()) {
+            self.tend_closely(transport);
         }
-        self.tend_closely(transport);
+    }
+
+    /// A connection at peace has either nothing to send or something that the kernel takes at once; true if that
+    /// is so and all is done.
+    #[inline(always)]
+    fn send_in_peace(&self, link: &Link, machine: &mut Machine) -> bool {
+        if !machine.is_at_peace() {
+            return false;
+        }
+        let Some(data) = machine.small_output() else { return !machine.has_output() };
+        let length = data.len();
+        match self.driver.borrow_mut().send_small(link.token, data) {
+            Ok(sent) if sent == length => {
+                machine.sent_small(sent, link.pool());
+                true
+            }
+            Ok(sent) => {
+                machine.sent(sent as u64, true, || self.now());
+                machine.outbox().consume(sent, link.pool());
+                false
+            }
+            // Looked at again by `tend_closely`, where every case has its place.
+            Err(_) => false,
+        }
     }
 
     /// Goes through all that a connection may need.
+    #[inline(never)]
     fn tend_closely(&self, transport: &Transport) {
         let link = &*transport.0;
         let pool = transport.pool();
@@ -394,7 +413,7 @@ impl Inner {
 
     /// Keeps one timer at the connection's earliest deadline, or before it: a later deadline is noticed when the
     /// timer fires.
-    fn arm(&self, token: Token, machine: &mut crate::net::connection::Connection) {
+    fn arm(&self, token: Token, machine: &mut Machine) {
         let Some(deadline) = machine.next_deadline(&self.config.linger) else { return };
         let mut timers = self.timers.borrow_mut();
         if let Some(timer) = machine.timer() {
@@ -408,6 +427,7 @@ impl Inner {
             }
         }
         let timer = timers.insert(deadline, Timer::Watch(token));
+        self.eventful.set(true);
         timers.set_referenced(timer, false);
         machine.rare().timer = Some(timer);
     }
@@ -532,7 +552,7 @@ impl Inner {
         let protocol = link.protocol.take();
         if let Some(mut protocol) = protocol {
             let outcome = catch_unwind(AssertUnwindSafe(|| protocol.connection_lost(transport, &reason)));
-            self.hook_ran(Some(token), Hook::ConnectionLost);
+            self.hook_ran(token, Hook::ConnectionLost);
             if let Err(payload) = outcome {
                 self.hook_panicked(transport, &*protocol, Hook::ConnectionLost, payload);
             }

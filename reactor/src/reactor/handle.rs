@@ -279,7 +279,7 @@ impl Handle {
     /// How long the passes took, apart from waiting.
     #[must_use]
     pub fn lag(&self) -> LagHistogram {
-        self.inner().map_or(LagHistogram::new(), |inner| inner.watchdog.lag())
+        self.inner().map_or(LagHistogram::new(), |inner| inner.watchdog.lag(inner.counters.passes.get()))
     }
 
     /// The addresses of the open ports.

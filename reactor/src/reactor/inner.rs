@@ -55,7 +55,8 @@ pub(crate) struct Inner {
     pub(crate) timers: RefCell<Wheel<Timer>>,
     pub(crate) calls: RefCell<Queue<Call>>,
     pub(crate) pool: Rc<Pool>,
-    /// There may be something in the queues below, a hook ahead of the wait or a shutdown; false: surely not.
+    /// There may be something but I/O to think of: queued calls, connections to look after, timers, hooks ahead
+    /// of the wait, interest to change, a shutdown. False: surely not.
     pub(crate) eventful: Cell<bool>,
     /// Connections to look after at settle.
     pub(crate) attention: RefCell<Vec<Token>>,
@@ -117,6 +118,7 @@ impl Inner {
 
     pub(crate) fn set_interest(&self, token: Token, interest: Interest) {
         self.driver.borrow_mut().set_interest(token, interest);
+        self.eventful.set(true);
     }
 
     pub(crate) fn transport(&self, token: Token) -> Option<Transport> {

@@ -254,7 +254,7 @@ impl Inner {
         let address = stream.peer.into();
         let peer = Peer { address, local, port: Some(listening.address), reactor: self.handle.clone() };
         let built = self.with_factory(&listening, |factory| factory.build(peer));
-        self.hook_ran(None, Hook::BuildProtocol);
+        self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         match built {
             Some(Some(protocol)) => self.establish(stream, protocol, address, local),
             Some(None) => {

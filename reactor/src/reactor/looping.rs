@@ -1,6 +1,6 @@
 //! [`LoopingCall`]: something done again and again on a fixed grid.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
@@ -61,6 +61,8 @@ pub(crate) struct Looping {
     grid: RefCell<Grid>,
     state: RefCell<State>,
     action: RefCell<Option<Action>>,
+    /// Whether `run_until_idle` waits for it.
+    referenced: Cell<bool>,
     waiting: RefCell<Vec<Resolver<(), Box<dyn Error>>>>,
 }
 
@@ -121,6 +123,7 @@ impl LoopingCall {
             grid: RefCell::new(Grid { start, interval, slot: 1, skipped: 0 }),
             state: RefCell::new(State::Stopped),
             action: RefCell::new(Some(action)),
+            referenced: Cell::new(true),
             waiting: RefCell::new(Vec::new()),
         });
         looping.schedule();
@@ -149,8 +152,9 @@ impl LoopingCall {
         self.looping.grid.borrow().skipped
     }
 
-    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for the call that comes next.
+    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for its calls.
     pub fn unref(&self) {
+        self.looping.referenced.set(false);
         if let (State::Waiting(id), Some(inner)) = (*self.looping.state.borrow(), self.looping.handle.inner())
         {
             inner.timers.borrow_mut().set_referenced(id, false);
@@ -181,6 +185,9 @@ impl Looping {
         let Some(inner) = self.handle.inner() else { return };
         let at = self.grid.borrow().next_deadline();
         let timer = inner.add_timer_at(at, Timer::Loop(Rc::clone(self)));
+        if !self.referenced.get() {
+            timer.unref();
+        }
         *self.state.borrow_mut() = State::Waiting(timer.id());
     }
 
@@ -193,7 +200,7 @@ impl Looping {
         let outcome = match &mut action {
             Action::Plain(f) => {
                 let over = inner.contain("a looping call", || f(&self.handle, skipped, self));
-                inner.hook_ran(None, Hook::Timer);
+                inner.hook_ran(Token::NOBODY, Hook::Timer);
                 over.ok_or("the looping call panicked")
             }
             Action::Typed(token, f) => {

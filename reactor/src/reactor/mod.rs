@@ -157,7 +157,7 @@ impl Reactor {
         let _signals = self.inner.watch_signals(true)?;
         while busy(&self.inner) {
             self.inner.pass(None, &mut scratch)?;
-            if self.inner.stage() == Stage::Finished {
+            if self.inner.eventful.get() && self.inner.stage() == Stage::Finished {
                 self.inner.finish_shutdown();
                 break;
             }
@@ -182,7 +182,11 @@ impl Reactor {
         let until = timeout.map(|timeout| timers::deadline(self.inner.read_clock(), timeout));
         let mut left = timeout;
         // A signal that is none of ours does not end the wait.
-        while self.inner.pass(left, &mut scratch)? {
+        loop {
+            self.inner.pass(left, &mut scratch)?;
+            if !self.inner.driver.borrow_mut().take_interrupted() {
+                break;
+            }
             left = until.map(|until| until.saturating_duration_since(self.inner.read_clock()));
             if left == Some(Duration::ZERO) || self.inner.stage() != Stage::Running {
                 break;

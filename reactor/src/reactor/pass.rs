@@ -12,6 +12,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::core::slots::Token;
 use crate::driver::{Completion, Scratch};
 use crate::reactor::inner::{Call, Inner};
 use crate::reactor::shutdown::Stage;
@@ -25,63 +26,75 @@ impl Inner {
             || !self.attention.borrow().is_empty()
             || !self.redelivery.borrow().is_empty()
             || self.inbox.is_pending()
+            || self.driver.borrow().has_changes()
             || self.shutdown_can_advance()
     }
 
-    /// One pass, which waits at most `limit`. True when a signal cut the wait short.
-    pub(crate) fn pass(&self, limit: Option<Duration>, scratch: &mut Scratch) -> io::Result<bool> {
+    /// One pass, which waits at most `limit`.
+    ///
+    /// While nothing but I/O happens (no timer, nothing queued, no interest to change) a pass is a wait and its
+    /// completions.
+    #[inline]
+    pub(crate) fn pass(&self, limit: Option<Duration>, scratch: &mut Scratch) -> io::Result<()> {
         self.in_pass.set(true);
         self.sampled_now.set(None);
         Counters::bump(&self.counters.passes);
-        let interrupted = self.wait(limit)?;
+        if self.eventful.get() || limit.is_some() {
+            self.wait_with_deadline(limit)?;
+        } else {
+            self.wait_for_events(None)?;
+        }
         self.pass_began();
         if self.eventful.get() {
             self.redeliver_all();
         }
         self.complete(scratch);
-        self.run_timers();
         if self.eventful.get() || self.inbox.is_pending() {
             self.run_queues();
         }
-        self.driver.borrow_mut().settle();
         self.pass_ended();
         self.in_pass.set(false);
-        Ok(interrupted)
+        Ok(())
     }
 
-    /// Sleeps until there is something to do.
-    fn wait(&self, limit: Option<Duration>) -> io::Result<bool> {
-        let timeout = if self.eventful.get() && self.is_busy() {
-            Some(Duration::ZERO)
-        } else {
-            self.until_next_timer(limit)
-        };
-        let awake = timeout == Some(Duration::ZERO) || !self.inbox.fall_asleep();
-        let result = self.driver.borrow_mut().wait(if awake { Some(Duration::ZERO) } else { timeout });
+    /// Sleeps, unless something has come from another thread.
+    #[inline(always)]
+    fn wait_for_events(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if !self.inbox.fall_asleep() {
+            self.inbox.wake_up();
+            return self.look_for_events();
+        }
+        let result = self.driver.borrow_mut().wait(timeout);
         self.inbox.wake_up();
         result
     }
 
-    /// Runs the hooks ahead of the wait and says whether there is to be one; settles what `eventful` means.
+    /// Waits for nothing, but fetches the events that are there.
     #[cold]
-    fn is_busy(&self) -> bool {
+    fn look_for_events(&self) -> io::Result<()> {
+        self.driver.borrow_mut().wait(Some(Duration::ZERO))
+    }
+
+    /// Runs the hooks ahead of the wait, finds out whether there is anything but I/O to think of, and waits
+    /// accordingly.
+    #[inline(never)]
+    fn wait_with_deadline(&self, limit: Option<Duration>) -> io::Result<()> {
         let has_hooks = !self.before_wait.borrow().is_empty();
         if has_hooks {
             self.call_before_wait();
         }
         let busy = self.has_work();
-        self.eventful.set(busy || has_hooks || self.stage() != Stage::Running);
-        busy
+        let has_timers = !self.timers.borrow().is_empty();
+        self.eventful.set(busy || has_hooks || has_timers || self.stage() != Stage::Running);
+        if busy || limit == Some(Duration::ZERO) {
+            return self.look_for_events();
+        }
+        self.wait_for_events(if has_timers { self.until_next_timer(limit) } else { limit })
     }
 
     /// The time to the next timer, or `limit` if that is shorter.
-    #[inline]
     fn until_next_timer(&self, limit: Option<Duration>) -> Option<Duration> {
-        let mut timers = self.timers.borrow_mut();
-        if timers.is_empty() {
-            return limit;
-        }
-        let Some(deadline) = timers.next_deadline() else { return limit };
+        let Some(deadline) = self.timers.borrow_mut().next_deadline() else { return limit };
         let left = deadline.saturating_duration_since(self.read_clock());
         Some(limit.map_or(left, |limit| limit.min(left)))
     }
@@ -95,29 +108,36 @@ impl Inner {
     }
 
     /// Hands every completion to whom it concerns.
-    #[inline]
+    #[inline(always)]
     fn complete(&self, scratch: &mut Scratch) {
         loop {
             let completion = self.driver.borrow_mut().next(scratch);
             match completion {
-                None => break,
                 Some(Completion::Received { stream, data }) => self.received(stream, data),
-                Some(Completion::Writable { stream }) => self.writable(stream),
-                Some(Completion::EndOfStream { stream }) => self.peer_ended(stream),
-                Some(Completion::Accepted { listener, stream }) => self.accepted(listener, stream),
-                Some(Completion::AcceptFailed { listener, error }) => self.accept_failed(listener, &error),
-                Some(Completion::Exhausted { listener, error, shed }) => {
-                    self.accept_exhausted(listener, &error, shed);
-                }
-                Some(Completion::RelayReady { stream }) => self.relay_ready(stream),
-                Some(Completion::Connected { stream, local }) => self.connected(stream, local),
-                Some(Completion::Failed { stream, error }) => {
-                    if let Some(error) = self.attempt_failed(stream, error) {
-                        self.failed(stream, &error);
-                    }
-                }
-                Some(Completion::Woken) => self.look_for_signals(),
+                None => break,
+                Some(other) => self.completed(other),
             }
+        }
+    }
+
+    /// Everything but received bytes.
+    #[inline(never)]
+    fn completed(&self, completion: Completion<'_>) {
+        match completion {
+            Completion::Received { stream, data } => self.received(stream, data),
+            Completion::Writable { stream } => self.writable(stream),
+            Completion::EndOfStream { stream } => self.peer_ended(stream),
+            Completion::Accepted { listener, stream } => self.accepted(listener, stream),
+            Completion::AcceptFailed { listener, error } => self.accept_failed(listener, &error),
+            Completion::Exhausted { listener, error, shed } => self.accept_exhausted(listener, &error, shed),
+            Completion::RelayReady { stream } => self.relay_ready(stream),
+            Completion::Connected { stream, local } => self.connected(stream, local),
+            Completion::Failed { stream, error } => {
+                if let Some(error) = self.attempt_failed(stream, error) {
+                    self.failed(stream, &error);
+                }
+            }
+            Completion::Woken => self.look_for_signals(),
         }
     }
 
@@ -128,12 +148,15 @@ impl Inner {
         }
     }
 
-    /// The phases that have something to do only now and then: queue, shutdown, settle.
+    /// The phases that have something to do only now and then: timers, queue, shutdown, settle.
+    #[inline(never)]
     fn run_queues(&self) {
+        self.run_timers();
         self.run_calls();
         self.run_messages();
         self.advance_shutdown();
         self.settle();
+        self.driver.borrow_mut().settle();
         let panic = self.panic.borrow_mut().take();
         if let Some(payload) = panic {
             self.in_pass.set(false);
@@ -151,7 +174,7 @@ impl Inner {
             match call {
                 Call::Plain(call) => {
                     self.contain("a callback", || call(&self.handle));
-                    self.hook_ran(None, Hook::Callback);
+                    self.hook_ran(Token::NOBODY, Hook::Callback);
                 }
                 Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),
             }
@@ -170,7 +193,7 @@ impl Inner {
         for message in messages {
             Counters::bump(&self.counters.calls);
             self.contain("a call from another thread", || message(&self.handle));
-            self.hook_ran(None, Hook::Callback);
+            self.hook_ran(Token::NOBODY, Hook::Callback);
         }
     }
 }

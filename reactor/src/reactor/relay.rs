@@ -4,7 +4,7 @@
 //! through the target's outbox. Either way the source is held while the target takes no more.
 
 use crate::driver::{Relay, RelayState};
-use crate::net::connection::End;
+use crate::net::connection::{End, Phase};
 use crate::net::reason::Reason;
 use crate::reactor::deferred::Resolver;
 use crate::reactor::inner::Inner;
@@ -38,6 +38,11 @@ impl Inner {
             resolver.resolve(Err(reason));
             return;
         }
+        if source.0.machine.borrow().has_ended() {
+            target.lose_write_connection();
+            resolver.resolve(Ok(0));
+            return;
+        }
         // A stream piped to itself goes through its outbox: a kernel buffer would need two borrows of it.
         let kernel =
             (source.0.token != target.0.token).then(|| self.driver.borrow_mut().new_relay()).flatten();
@@ -59,6 +64,7 @@ impl Inner {
     /// Copies bytes of a relayed source into its target; false when the source is not relayed.
     pub(crate) fn relay_bytes(&self, source: &Transport, data: &[u8]) -> bool {
         let Some(target) = self.relay_target(source) else { return false };
+        self.cut_relay(source, &target);
         if !source.0.machine.borrow().is_open() {
             return false;
         }
@@ -104,6 +110,10 @@ impl Inner {
     /// Moves what can be moved.
     fn run_relay(&self, source: &Transport) {
         let Some(target) = self.relay_target(source) else { return };
+        self.cut_relay(source, &target);
+        if target.0.machine.borrow().phase() == Phase::Lost {
+            return;
+        }
         let kernel =
             source.with_extra(|extra| extra.relay_out.as_mut().and_then(|relay| relay.kernel.take()));
         let Some(mut kernel) = kernel else {
@@ -189,6 +199,9 @@ impl Inner {
         if out && !transport.0.machine.borrow().is_open() {
             self.break_relay(transport);
         }
+        if let Some(source) = &from {
+            self.cut_relay(source, transport);
+        }
         if let Some(source) = from
             && !transport.0.machine.borrow().has_output()
             && source.0.machine.borrow().is_open()
@@ -214,6 +227,20 @@ impl Inner {
         let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take()) else { return };
         let reason = source.0.machine.borrow().reason().cloned().unwrap_or(Reason::Closed);
         self.abandon(source, *relay, &reason);
+    }
+
+    /// The target was told to finish: what still arrives for it has nowhere to go, and the source closes as well.
+    fn cut_relay(&self, source: &Transport, target: &Transport) {
+        if !target.0.machine.borrow().is_finishing() {
+            return;
+        }
+        let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take()) else { return };
+        if relay.kernel.is_some() {
+            self.driver.borrow_mut().set_relaying(source.0.token, false);
+        }
+        target.with_extra_if(|extra| extra.relay_from.take());
+        source.lose_connection();
+        relay.resolver.resolve(Err(Reason::Closed));
     }
 
     fn abandon(&self, source: &Transport, relay: RelayOut, reason: &Reason) {

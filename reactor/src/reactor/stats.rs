@@ -134,29 +134,34 @@ impl fmt::Display for Stats {
 
 /// How long passes took, apart from waiting: what a timer or a connection had to wait at worst.
 ///
-/// Buckets double: the first counts passes under 1 µs, the last everything from about 2 s.
+/// Buckets double: the first counts passes under about 65 µs (2^16 ns), the second those under twice that, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LagHistogram {
     pub(crate) buckets: [u64; Self::BUCKETS],
 }
 
 impl LagHistogram {
-    pub(crate) const BUCKETS: usize = 23;
+    pub(crate) const BUCKETS: usize = 32;
+    /// Nanoseconds from which a pass counts in another than the first bucket.
+    pub(crate) const FIRST: u64 = 1 << 16;
 
     pub(crate) const fn new() -> Self {
         Self { buckets: [0; Self::BUCKETS] }
     }
 
     /// The bucket that counts a pass of so many nanoseconds.
-    #[inline]
     pub(crate) fn bucket_of(nanos: u64) -> usize {
-        let micros = nanos >> 10;
-        ((u64::BITS - micros.leading_zeros()) as usize).min(Self::BUCKETS - 1)
+        let multiple = nanos / Self::FIRST;
+        ((u64::BITS - multiple.leading_zeros()) as usize).min(Self::BUCKETS - 1)
     }
 
-    /// Upper bound of each bucket and the passes counted in it.
+    fn bound(bucket: usize) -> Duration {
+        Duration::from_nanos(Self::FIRST << bucket)
+    }
+
+    /// Upper bound of each bucket and the passes counted in it; the last has no bound but that one.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
-        self.buckets.iter().enumerate().map(|(n, count)| (Duration::from_nanos(1024 << n), *count))
+        self.buckets.iter().enumerate().map(|(bucket, count)| (Self::bound(bucket), *count))
     }
 
     /// Passes counted.
@@ -183,6 +188,6 @@ impl LagHistogram {
                 return bound;
             }
         }
-        Duration::from_nanos(1024 << (Self::BUCKETS - 1))
+        Self::bound(Self::BUCKETS - 1)
     }
 }

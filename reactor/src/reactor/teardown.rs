@@ -58,7 +58,8 @@ impl Inner {
         self.drop_pending();
         let triggers = std::mem::replace(&mut *self.shutdown.borrow_mut(), Shutdown::new());
         self.discard(triggers);
-        for token in self.channels.borrow().tokens() {
+        let channels = self.channels.borrow().tokens();
+        for token in channels {
             let receiver = self.channels.borrow_mut().remove(token);
             self.discard(receiver);
         }

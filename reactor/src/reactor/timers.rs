@@ -160,6 +160,7 @@ impl Inner {
 
     pub(crate) fn add_timer_at(&self, at: Instant, timer: Timer) -> DelayedCall {
         let id = self.timers.borrow_mut().insert(at, timer);
+        self.eventful.set(true);
         self.host_needs_to_know();
         DelayedCall { handle: self.handle.clone(), id: Some(id) }
     }
@@ -180,7 +181,7 @@ impl Inner {
             match timer {
                 Timer::Call(call) => {
                     self.contain("a timer", || call(&self.handle));
-                    self.hook_ran(None, Hook::Timer);
+                    self.hook_ran(Token::NOBODY, Hook::Timer);
                 }
                 Timer::Typed(token, call) => {
                     if let Some(transport) = self.transport(token) {

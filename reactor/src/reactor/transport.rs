@@ -77,6 +77,25 @@ pub(crate) struct Extra {
     pub(crate) loops: Vec<LoopingCall>,
 }
 
+impl Link {
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Puts the protocol back after its hook.
+    #[inline]
+    pub(crate) fn put_back(&self, protocol: Box<dyn Protocol>) {
+        // The cell is empty while a hook runs: there is nothing to drop.
+        std::mem::forget(self.protocol.replace(Some(protocol)));
+    }
+
+    /// Whether a protocol may be waiting to be switched to.
+    #[inline]
+    pub(crate) fn may_switch(&self) -> bool {
+        !self.machine.borrow().is_at_peace() && self.extra.borrow().is_some()
+    }
+}
+
 /// Names a connection of a reactor: to look a transport up with
 /// [`Handle::transport`](crate::Handle::transport), to log it, to use it as a key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,6 +157,14 @@ impl Transport {
     /// [`Reason::WriteLimit`]: its peer does not read.
     #[inline]
     pub fn write(&self, data: &[u8]) {
+        if self.0.machine.borrow_mut().write_small(data, &self.0.pool) {
+            self.attend();
+        } else {
+            self.write_any(data);
+        }
+    }
+
+    fn write_any(&self, data: &[u8]) {
         let written = self.0.machine.borrow_mut().write(data, &self.0.pool);
         self.after_write(written);
     }
@@ -248,6 +275,7 @@ impl Transport {
     /// Lets input flow again.
     pub fn resume_reading(&self) {
         self.0.machine.borrow_mut().resume_reading();
+        self.update_interest();
         self.attend();
     }
 
@@ -554,6 +582,8 @@ impl Transport {
     }
 
     pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut Extra) -> R) -> R {
+        // The short way leads past what stands here.
+        self.0.machine.borrow_mut().rare();
         f(self.0.extra.borrow_mut().get_or_insert_default())
     }
 

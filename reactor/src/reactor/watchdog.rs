@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::core::slots::Token;
+use crate::driver::ticks;
 use crate::reactor::inner::Inner;
 use crate::reactor::stats::{Counters, LagHistogram};
 
@@ -52,9 +53,12 @@ impl Hook {
 /// The watch over slow hooks, and the histogram of lags. Times are the driver's ticks.
 pub(crate) struct Watchdog {
     threshold: u64,
+    /// A pass below this is no news: it counts in the first bucket and had no slow hook.
+    floor: u64,
     /// Hooks of this pass.
     hooks: Cell<u64>,
-    recent: [Cell<(Option<Token>, Hook)>; EVERY as usize],
+    /// The last hooks, and whose they were.
+    recent: [Cell<(Token, Hook)>; EVERY as usize],
     pass_began: Cell<u64>,
     last_reading: Cell<u64>,
     lag: [Cell<u64>; LagHistogram::BUCKETS],
@@ -62,10 +66,12 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn new(threshold: Option<Duration>) -> Self {
+        let threshold = threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         Self {
-            threshold: threshold.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+            threshold,
+            floor: threshold.min(LagHistogram::FIRST),
             hooks: Cell::new(0),
-            recent: [const { Cell::new((None, Hook::Callback)) }; EVERY as usize],
+            recent: [const { Cell::new((Token::NOBODY, Hook::Callback)) }; EVERY as usize],
             pass_began: Cell::new(0),
             last_reading: Cell::new(0),
             lag: [const { Cell::new(0) }; LagHistogram::BUCKETS],
@@ -76,8 +82,11 @@ impl Watchdog {
         self.hooks.get()
     }
 
-    pub(crate) fn lag(&self) -> LagHistogram {
-        LagHistogram { buckets: std::array::from_fn(|n| self.lag[n].get()) }
+    /// The histogram after so many passes, of which those above the floor were counted.
+    pub(crate) fn lag(&self, passes: u64) -> LagHistogram {
+        let mut buckets = std::array::from_fn(|n| self.lag[n].get());
+        buckets[0] = passes.saturating_sub(buckets[1..].iter().sum());
+        LagHistogram { buckets }
     }
 }
 
@@ -85,7 +94,7 @@ impl Inner {
     /// The wait is over: time starts to count.
     #[inline]
     pub(crate) fn pass_began(&self) {
-        let now = self.driver.borrow().ticks();
+        let now = ticks();
         self.watchdog.pass_began.set(now);
         self.watchdog.last_reading.set(now);
         self.watchdog.hooks.set(0);
@@ -93,7 +102,7 @@ impl Inner {
 
     /// Notes that a hook has run.
     #[inline]
-    pub(crate) fn hook_ran(&self, token: Option<Token>, hook: Hook) {
+    pub(crate) fn hook_ran(&self, token: Token, hook: Hook) {
         let count = self.watchdog.hooks.get();
         self.watchdog.recent[(count % EVERY) as usize].set((token, hook));
         self.watchdog.hooks.set(count + 1);
@@ -110,19 +119,24 @@ impl Inner {
             return;
         }
         Counters::add(&self.counters.hooks, hooks);
-        let now = self.check_slow_hooks();
-        let bucket = LagHistogram::bucket_of(now - self.watchdog.pass_began.get());
-        Counters::bump(&self.watchdog.lag[bucket]);
+        let took = ticks() - self.watchdog.pass_began.get();
+        if took >= self.watchdog.floor {
+            self.pass_was_long(took);
+        }
     }
 
-    #[inline]
-    fn check_slow_hooks(&self) -> u64 {
-        let now = self.driver.borrow().ticks();
+    #[cold]
+    fn pass_was_long(&self, took: u64) {
+        self.check_slow_hooks();
+        Counters::bump(&self.watchdog.lag[LagHistogram::bucket_of(took)]);
+    }
+
+    fn check_slow_hooks(&self) {
+        let now = ticks();
         let took = now - self.watchdog.last_reading.replace(now);
         if took >= self.watchdog.threshold {
             self.report_slow_hooks(Duration::from_nanos(took));
         }
-        now
     }
 
     #[cold]
@@ -136,7 +150,7 @@ impl Inner {
         let names: Vec<String> = (ran - since..ran)
             .map(|n| {
                 let (token, hook) = self.watchdog.recent[(n % EVERY) as usize].get();
-                match token.and_then(|token| self.transport(token)) {
+                match self.transport(token) {
                     Some(transport) => format!("{} of {}", hook.name(), transport.peer_addr()),
                     None => hook.name().to_owned(),
                 }

@@ -1,0 +1,83 @@
+//! The servers that are compared. Each is a program of its own beside this one, so that nothing of another loop is
+//! linked into it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+/// What a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Sends back what it receives.
+    Echo,
+    /// Sends every line to everyone.
+    Chat,
+}
+
+/// One of the loops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// On the command line and in tables.
+    pub name: &'static str,
+    echo: &'static [&'static str],
+    chat: Option<&'static str>,
+}
+
+/// What the others are compared with.
+pub const BASELINE: Peer =
+    Peer { name: "raw-level", echo: &["echo_raw_level"], chat: Some("chat_raw_level") };
+
+/// The baseline once more, as a process of its own: how far its ratio strays from 1 is what a ratio is worth.
+pub const CONTROL: Peer = Peer { name: "raw-level (control)", ..BASELINE };
+
+/// All but the control.
+pub const ALL: &[Peer] = &[
+    BASELINE,
+    Peer { name: "raw-edge", echo: &["echo_raw_edge"], chat: None },
+    Peer { name: "mio", echo: &["echo_mio"], chat: None },
+    #[cfg(feature = "twistor")]
+    Peer { name: "twistor", echo: &["echo_twistor"], chat: Some("chat_twistor") },
+    Peer { name: "calloop", echo: &["echo_calloop"], chat: None },
+    Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio") },
+    Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None },
+];
+
+impl Peer {
+    /// The peer of that name.
+    ///
+    /// # Errors
+    /// There is none; the error lists those that are.
+    pub fn named(name: &str) -> io::Result<Self> {
+        ALL.iter().copied().find(|peer| peer.name == name).ok_or_else(|| {
+            let names: Vec<&str> = ALL.iter().map(|peer| peer.name).collect();
+            let text = format!("no peer is called {name:?}; there are {}", names.join(", "));
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })
+    }
+
+    /// The command that starts it on a port of the kernel's choice, or `None` if it has no such service.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn command(&self, service: Service) -> io::Result<Option<Vec<OsString>>> {
+        let words = match (service, &self.chat) {
+            (Service::Echo, _) => self.echo,
+            (Service::Chat, Some(program)) => std::slice::from_ref(program),
+            (Service::Chat, None) => return Ok(None),
+        };
+        let [program, options @ ..] = words else { return Ok(None) };
+        let mut command = vec![program_path(program)?.into_os_string(), OsString::from("127.0.0.1:0")];
+        command.extend(options.iter().map(OsString::from));
+        Ok(Some(command))
+    }
+}
+
+/// Peers are built into the directory that this program runs from.
+fn program_path(program: &str) -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(program);
+    if path.exists() {
+        return Ok(path);
+    }
+    let text = format!("{} is not built: cargo build --release --bins", path.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
