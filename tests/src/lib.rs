@@ -22,6 +22,7 @@ pub mod allocations;
 mod buffers;
 mod child;
 mod descriptor;
+mod guide;
 pub mod process;
 
 /// The drivers that the contract is tested on.

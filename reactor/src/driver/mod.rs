@@ -23,7 +23,7 @@ mod ops;
 pub(crate) mod options;
 mod poll;
 pub(crate) mod socket;
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), path = "splice_none.rs")]
 mod splice;
 mod waiter;
 
@@ -116,6 +116,7 @@ pub(crate) struct Relayed {
 }
 
 /// Why a relay stopped for now.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing is relayed by the kernel there"))]
 #[derive(Debug)]
 pub(crate) enum RelayState {
     /// The source has nothing more at the moment.
@@ -132,10 +133,7 @@ pub(crate) enum RelayState {
 
 /// A kernel buffer between two streams; exists only where the system can relay without copying.
 pub(crate) struct Relay {
-    #[cfg(target_os = "linux")]
     pipe: splice::Pipe,
-    #[cfg(not(target_os = "linux"))]
-    never: std::convert::Infallible,
 }
 
 /// Counts of what the driver asked of the kernel.
@@ -219,6 +217,11 @@ impl Driver {
 
     pub(crate) fn now(&self) -> Instant {
         each!(self, driver => driver.now())
+    }
+
+    /// Whether there are interest changes that the poller has not heard of.
+    pub(crate) fn has_changes(&self) -> bool {
+        each!(self, driver => driver.has_changes())
     }
 
     /// Applies the interest changes of this pass.

@@ -81,7 +81,6 @@ enum GoneOn<'b> {
 pub(crate) struct PollDriver {
     waiter: Waiter,
     /// Relays go through the kernel; the portable way is to copy.
-    #[cfg(target_os = "linux")]
     splices: bool,
     sources: Vec<Source>,
     /// Sources whose interest differs from what is registered.
@@ -102,7 +101,6 @@ impl PollDriver {
     pub(crate) fn new(portable: bool, budgets: Budgets) -> io::Result<Self> {
         Ok(Self {
             waiter: Waiter::new(portable)?,
-            #[cfg(target_os = "linux")]
             splices: !portable,
             sources: Vec::new(),
             changes: Vec::new(),
@@ -408,6 +406,10 @@ impl PollDriver {
         Instant::now()
     }
 
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     pub(super) fn settle(&mut self) {
         while let Some(token) = self.changes.pop() {
             let Some(source) = self.source(token) else { continue };
@@ -536,11 +538,10 @@ impl PollDriver {
     }
 
     pub(super) fn new_relay(&mut self) -> Option<Relay> {
-        #[cfg(target_os = "linux")]
-        if self.splices {
-            return super::splice::Pipe::new().ok().map(|pipe| Relay { pipe });
+        if !self.splices {
+            return None;
         }
-        None
+        super::splice::Pipe::new().ok().map(|pipe| Relay { pipe })
     }
 
     pub(super) fn set_relaying(&mut self, stream: Token, relaying: bool) {
@@ -560,17 +561,10 @@ impl PollDriver {
         if self.source(target).is_none() {
             return gone(RelayState::TargetFailed);
         }
-        #[cfg(target_os = "linux")]
         let urgent = std::mem::take(&mut self.sources[source.index()].urgent);
         let sockets = (&self.sources[source.index()].socket, &self.sources[target.index()].socket);
         let (Some(from), Some(to)) = sockets else { return gone(RelayState::SourceFailed) };
-        #[cfg(target_os = "linux")]
         let relayed = relay.pipe.relay(from, to, urgent, self.budgets.read, &mut self.stats.others);
-        #[cfg(not(target_os = "linux"))]
-        let relayed: Relayed = {
-            let _ = (from, to);
-            match relay.never {}
-        };
         self.stats.bytes_received += relayed.moved;
         self.stats.bytes_sent += relayed.moved;
         relayed
@@ -690,6 +684,7 @@ enum AcceptError {
     /// This one connection is lost.
     Unlucky,
     /// No descriptor is left in the process or the system.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "sockets are not descriptors there"))]
     OutOfDescriptors,
     /// Anything else: better not tried again at once.
     Other,

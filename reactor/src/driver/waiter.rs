@@ -5,12 +5,16 @@
 //! *Portable*: `Poller::wait` and `Poller::notify`, on every system that `polling` knows.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsFd;
 #[cfg(unix)]
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use polling::{Event, PollMode, Poller};
+#[cfg(unix)]
+use polling::PollMode;
+use polling::{Event, Poller};
 #[cfg(target_os = "linux")]
 use rustix::{
     buffer::spare_capacity,

@@ -106,6 +106,10 @@ pub(crate) struct Watch {
     timeouts: Timeouts,
     received_at: Instant,
     sent_at: Instant,
+    /// When the protocol last chose to keep the connection: each of these time-outs starts over alone.
+    idle_from: Instant,
+    read_from: Instant,
+    stall_from: Instant,
     /// Start of the rate window and the bytes received by then.
     window: (Instant, u64),
     since: Instant,
@@ -113,7 +117,16 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(timeouts: Timeouts, now: Instant, received: u64) -> Self {
-        Self { timeouts, received_at: now, sent_at: now, window: (now, received), since: now }
+        Self {
+            timeouts,
+            received_at: now,
+            sent_at: now,
+            idle_from: now,
+            read_from: now,
+            stall_from: now,
+            window: (now, received),
+            since: now,
+        }
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
@@ -132,9 +145,9 @@ impl Watch {
     /// Starts the passed time-out over, because the protocol chose to keep the connection.
     pub(crate) fn restart(&mut self, which: Timeout, now: Instant, received: u64) {
         match which {
-            Timeout::Idle => (self.received_at, self.sent_at) = (now, now),
-            Timeout::Read => self.received_at = now,
-            Timeout::WriteStall => self.sent_at = now,
+            Timeout::Idle => self.idle_from = now,
+            Timeout::Read => self.read_from = now,
+            Timeout::WriteStall => self.stall_from = now,
             Timeout::MinimumRate => self.window = (now, received),
             Timeout::Total => self.since = now,
         }
@@ -160,14 +173,14 @@ impl Watch {
 
     fn deadlines(&self, output_queued: bool) -> impl Iterator<Item = (Timeout, Instant)> {
         let Timeouts { idle, read, write_stall, minimum_rate, total } = self.timeouts;
-        let last = self.received_at.max(self.sent_at);
+        let last = self.received_at.max(self.sent_at).max(self.idle_from);
         // A stall that has not begun is looked for again one time-out later.
-        let stall_from = if output_queued { Some(self.sent_at) } else { None };
+        let stall_from = if output_queued { Some(self.sent_at.max(self.stall_from)) } else { None };
         [
             (Timeout::Total, total, Some(self.since)),
             (Timeout::MinimumRate, minimum_rate.map(|(_, window)| window), Some(self.window.0)),
             (Timeout::WriteStall, write_stall, stall_from),
-            (Timeout::Read, read, Some(self.received_at)),
+            (Timeout::Read, read, Some(self.received_at.max(self.read_from))),
             (Timeout::Idle, idle, Some(last)),
         ]
         .into_iter()
@@ -217,6 +230,15 @@ mod tests {
         watch.restart(Timeout::Total, start + SECOND, 0);
         assert_eq!(watch.passed(start + SECOND, 0, false), None);
         assert_eq!(watch.next_deadline(false), Some(start + 2 * SECOND));
+    }
+
+    #[test]
+    fn a_restarted_time_out_leaves_the_others_alone() {
+        let start = Instant::now();
+        let mut watch = Watch::new(Timeouts::new().idle(SECOND).read(2 * SECOND), start, 0);
+        assert_eq!(watch.passed(start + SECOND, 0, false), Some(Timeout::Idle));
+        watch.restart(Timeout::Idle, start + SECOND, 0);
+        assert_eq!(watch.passed(start + 2 * SECOND, 0, false), Some(Timeout::Read));
     }
 
     #[test]

@@ -210,6 +210,9 @@ impl Inner {
     ) -> Result<(Token, TimerId, SocketAddr), ConnectError> {
         let ConnectEndpoint::Tcp(tcp) = endpoint;
         let address = tcp.spec().address;
+        if self.is_past_connections() {
+            return Err(ConnectError::new(address, ConnectErrorKind::Cancelled));
+        }
         let under_way =
             self.slots.borrow().iter().filter(|(_, slot)| matches!(slot, Slot::Attempt(_))).count();
         if under_way >= self.config.pending_connects {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use crate::protocol::Protocol;
 use crate::reactor::handle::Handle;
+use crate::reactor::stats::Counters;
 use crate::reactor::transport::Transport;
 
 type Hook<T, E> = Box<dyn FnOnce(&Handle, Result<T, E>)>;
@@ -110,8 +111,12 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         hook: impl FnOnce(&mut P, &Transport, Result<T, E>) + 'static,
     ) {
         let connection = to.clone();
-        self.on_done(move |_, outcome| {
-            connection.post_typed(move |protocol: &mut P, transport| hook(protocol, transport, outcome));
+        self.on_done(move |handle, outcome| {
+            let posted =
+                connection.post_typed(move |protocol: &mut P, transport| hook(protocol, transport, outcome));
+            if !posted && let Some(inner) = handle.inner() {
+                Counters::bump(&inner.counters.dropped_posts);
+            }
         });
     }
 

@@ -12,6 +12,7 @@ use crate::protocol::Protocol;
 use crate::reactor::deferred::{Deferred, MaybeDeferred, Resolver};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
+use crate::reactor::stats::Counters;
 use crate::reactor::timers::{Timer, deadline};
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Hook;
@@ -207,6 +208,9 @@ impl Looping {
                 let called =
                     inner.call_hook(*token, Hook::Timer, |protocol, transport| f(protocol, transport));
                 gone = called != Some(true);
+                if gone {
+                    Counters::bump(&inner.counters.dropped_posts);
+                }
                 Ok(true)
             }
         };
@@ -262,6 +266,13 @@ impl Looping {
             State::Running => (grid.start, grid.slot, grid.skipped) = (inner.read_clock(), 0, 0),
         }
         true
+    }
+
+    /// Its reactor has dropped the timer: no call will come.
+    pub(crate) fn abandon(&self) {
+        *self.state.borrow_mut() = State::Stopped;
+        let (action, waiting) = (self.action.borrow_mut().take(), self.waiting.take());
+        drop((action, waiting));
     }
 
     fn stop(&self, outcome: Result<(), Box<dyn Error>>) -> bool {

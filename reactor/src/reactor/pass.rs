@@ -87,6 +87,8 @@ impl Inner {
         let has_timers = !self.timers.borrow().is_empty();
         self.eventful.set(busy || has_hooks || has_timers || self.stage() != Stage::Running);
         if busy || limit == Some(Duration::ZERO) {
+            // Between two turns its host may have slept.
+            self.inbox.wake_up();
             return self.look_for_events();
         }
         self.wait_for_events(if has_timers { self.until_next_timer(limit) } else { limit })

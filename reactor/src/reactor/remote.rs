@@ -35,7 +35,8 @@ pub(crate) struct Inbox {
     pending: AtomicBool,
     state: AtomicU8,
     limit: usize,
-    waker: Waker,
+    /// Nobody's once the reactor is gone: a `Remote` that is kept must not keep a descriptor.
+    waker: Mutex<Waker>,
     wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
@@ -50,7 +51,7 @@ impl Inbox {
             pending: AtomicBool::new(false),
             state: AtomicU8::new(attention::ASLEEP),
             limit,
-            waker,
+            waker: Mutex::new(waker),
             wake_hook,
         })
     }
@@ -96,7 +97,7 @@ impl Inbox {
             .compare_exchange(attention::ASLEEP, attention::WOKEN, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
         {
-            self.waker.wake();
+            self.waker.lock().unwrap_or_else(PoisonError::into_inner).wake();
             self.tell_host();
         }
     }
@@ -133,6 +134,7 @@ impl Inbox {
 
     /// The reactor is gone: nothing more is taken in. What was not run is returned to be dropped.
     pub(crate) fn close(&self) -> VecDeque<Message> {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Waker::Nobody;
         let mut messages = self.lock();
         messages.closed = true;
         std::mem::take(&mut messages.queue)

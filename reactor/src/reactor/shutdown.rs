@@ -90,6 +90,7 @@ impl Inner {
     }
 
     /// Ends a drain that is under way: asked to stop twice, one means it.
+    #[cfg(unix)]
     pub(crate) fn hurry(&self) {
         match self.stage() {
             Stage::Draining(_) => self.set_stage(Stage::Draining(self.now())),
@@ -107,15 +108,15 @@ impl Inner {
     }
 
     fn run_triggers(&self, phase: ShutdownPhase) {
-        let due: Vec<Trigger> = {
-            let mut shutdown = self.shutdown.borrow_mut();
-            let (due, later) =
-                std::mem::take(&mut shutdown.triggers).into_iter().partition(|(at, _)| *at == phase);
-            shutdown.triggers = later;
-            Vec::into_iter(due).map(|(_, trigger)| trigger).collect()
-        };
         let mut unfinished = 0;
-        for trigger in due {
+        // One by one, because a trigger may add another to its own phase.
+        loop {
+            let due = {
+                let triggers = &mut self.shutdown.borrow_mut().triggers;
+                let next = triggers.iter().position(|(at, _)| *at == phase);
+                next.map(|next| triggers.remove(next).1)
+            };
+            let Some(trigger) = due else { break };
             // A trigger that panics is over.
             if self.contain("a shutdown trigger", || trigger(&self.handle)) == Some(false) {
                 unfinished += 1;
@@ -132,6 +133,15 @@ impl Inner {
             Stage::Triggers(..) => false,
             Stage::Draining(deadline) => self.connections.get() == 0 || deadline <= self.now(),
             Stage::Aborting => true,
+        }
+    }
+
+    /// Whether connections are not wanted any more: a new one would keep the shutdown from its end.
+    pub(crate) fn is_past_connections(&self) -> bool {
+        match self.stage() {
+            Stage::Aborting | Stage::Finished => true,
+            Stage::Triggers(phase, _) => phase != ShutdownPhase::Before,
+            Stage::Running | Stage::Asked | Stage::Draining(_) => false,
         }
     }
 

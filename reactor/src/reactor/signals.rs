@@ -44,11 +44,12 @@ mod watching {
     use super::{Inner, io};
 
     /// There are no such signals here.
-    pub(crate) type Watch = ();
+    #[derive(Debug)]
+    pub(crate) struct Watch;
 
     impl Inner {
         pub(super) fn begin_watch(&self) -> io::Result<Watch> {
-            Ok(())
+            Ok(Watch)
         }
 
         pub(crate) fn look_for_signals(&self) {}

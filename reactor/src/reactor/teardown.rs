@@ -8,6 +8,7 @@ use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::shutdown::{Shutdown, Stage};
+use crate::reactor::timers::Timer;
 
 /// Rounds after which destructors that keep making new work are left to themselves.
 const ROUNDS: usize = 8;
@@ -30,6 +31,10 @@ impl Inner {
                 self.discard(call);
             }
             for timer in timers {
+                // Handles on a looping call may outlive its timer, and its closure may hold one.
+                if let Timer::Loop(looping) = &timer {
+                    self.contain("a destructor", || looping.abandon());
+                }
                 self.discard(timer);
             }
         }

@@ -83,7 +83,9 @@ impl DelayedCall {
     pub fn reset(&self, after: Duration) -> bool {
         let Some((inner, id)) = self.parts() else { return false };
         let deadline = deadline(inner.read_clock(), after);
-        inner.timers.borrow_mut().reset(id, deadline)
+        let moved = inner.timers.borrow_mut().reset(id, deadline);
+        inner.host_needs_to_know();
+        moved
     }
 
     /// Makes the call `by` later than planned. False when it was made or cancelled before.

@@ -21,7 +21,7 @@ use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::Interest;
 use crate::endpoint::KeepAlive;
-use crate::net::address::Address;
+use crate::net::address::{Address, Ends};
 use crate::net::connection::{Connection as Machine, End, Written};
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
@@ -50,8 +50,7 @@ pub(crate) struct Link {
     handle: Handle,
     pool: Rc<Pool>,
     pub(crate) token: Token,
-    peer: Address,
-    local: Address,
+    ends: Ends,
     pub(crate) machine: RefCell<Machine>,
     pub(crate) extra: RefCell<Option<Box<Extra>>>,
     /// Only the dispatcher touches it; empty while one of its hooks runs, and after the loss. (A protocol that
@@ -137,8 +136,7 @@ impl Transport {
             handle: inner.handle.clone(),
             pool: Rc::clone(&inner.pool),
             token,
-            peer,
-            local,
+            ends: Ends::new(peer, local),
             machine: RefCell::new(Machine::new()),
             extra: RefCell::new(None),
             protocol_type: Cell::new(Any::type_id(&*protocol)),
@@ -259,7 +257,7 @@ impl Transport {
         if let Some(inner) = self.inner() {
             crate::reactor::stats::Counters::bump(&inner.counters.write_limit_hits);
         }
-        log::warn!("{}: aborted, because it does not read what is written for it", self.0.peer);
+        log::warn!("{}: aborted, because it does not read what is written for it", self.0.ends.peer());
         self.attend();
     }
 
@@ -455,13 +453,13 @@ impl Transport {
     /// Where the peer is.
     #[must_use]
     pub fn peer_addr(&self) -> Address {
-        self.0.peer
+        self.0.ends.peer()
     }
 
     /// Where we are.
     #[must_use]
     pub fn local_addr(&self) -> Address {
-        self.0.local
+        self.0.ends.local()
     }
 
     /// The name of this connection in its reactor; never used again for another.
@@ -517,7 +515,14 @@ impl Transport {
             return DelayedCall::dead(&self.0.handle);
         };
         let call = inner.add_timer(after, Timer::Typed(self.0.token, typed(f)));
-        self.with_extra(|extra| extra.timers.push(call.id()));
+        self.with_extra(|extra| {
+            if extra.timers.len() == extra.timers.capacity() {
+                // Those that were cancelled are not worth more room.
+                let pending = inner.timers.borrow();
+                extra.timers.retain(|timer| pending.deadline(*timer).is_some());
+            }
+            extra.timers.push(call.id());
+        });
         call
     }
 
@@ -570,6 +575,7 @@ impl Transport {
         if let Some(inner) = self.inner() {
             self.0.attended.set(true);
             inner.attention.borrow_mut().push(self.0.token);
+            inner.host_needs_to_know();
             inner.eventful.set(true);
         }
     }
@@ -603,7 +609,7 @@ fn typed<P: Protocol>(f: impl FnOnce(&mut P, &Transport) + 'static) -> TypedCall
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Transport");
-        debug.field("id", &self.id()).field("peer", &self.0.peer).field("local", &self.0.local);
+        debug.field("id", &self.id()).field("peer", &self.peer_addr()).field("local", &self.local_addr());
         if let Ok(machine) = self.0.machine.try_borrow() {
             debug.field("phase", &machine.phase()).field("queued", &machine.queued());
         }
@@ -633,5 +639,16 @@ impl io::Write for Transport {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Link;
+
+    /// An idle connection costs this and its places in two tables; `tests/` counts all of it.
+    #[test]
+    fn the_state_of_a_connection_stays_small() {
+        assert!(size_of::<Link>() <= 160, "{}", size_of::<Link>());
     }
 }

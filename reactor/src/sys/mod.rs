@@ -9,5 +9,5 @@
 
 #[cfg(unix)]
 pub(crate) mod signal;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub(crate) mod sigpipe;

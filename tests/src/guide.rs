@@ -1,0 +1,32 @@
+//! The code of the guide and of the README, compiled and run by `cargo test --doc`.
+//!
+//! One module per page, so that a failure names its page. Invariant: every page of the book with Rust code in it
+//! stands here.
+
+/// Makes the code blocks of pages into doctests.
+#[cfg(doctest)]
+macro_rules! pages {
+    ($($name:ident: $path:literal,)*) => {
+        $(
+            #[doc = include_str!(concat!("../../", $path))]
+            mod $name {}
+        )*
+    };
+}
+
+#[cfg(doctest)]
+pages! {
+    readme: "README.md",
+    introduction: "docs/src/introduction.md",
+    servers: "docs/src/guide/servers.md",
+    clients: "docs/src/guide/clients.md",
+    timers: "docs/src/guide/timers.md",
+    shared_state: "docs/src/guide/shared-state.md",
+    threads: "docs/src/guide/threads.md",
+    limits: "docs/src/guide/limits.md",
+    stopping: "docs/src/guide/stopping.md",
+    embedding: "docs/src/guide/embedding.md",
+    architecture: "docs/src/architecture.md",
+    contract: "docs/src/contract.md",
+    extending: "docs/src/extending.md",
+}

@@ -1,0 +1,426 @@
+//! The example programs, run as programs and talked to as a user would.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Any free port; the program prints which.
+const ANY_PORT: &str = "tcp:0:interface=127.0.0.1";
+
+/// Builds the examples, once, with the profile of this test, and finds one. They are built even if they are there
+/// already: they could be old.
+fn example(name: &str) -> PathBuf {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    let messages = BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--package", "twistor-examples", "--examples", "--message-format", "json"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let output = cargo.stderr(Stdio::inherit()).output().expect("cargo");
+        assert!(output.status.success(), "the examples do not compile");
+        String::from_utf8(output.stdout).expect("JSON")
+    });
+    let executables =
+        messages.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split_once('"'));
+    let mut paths = executables.map(|(path, _)| PathBuf::from(path));
+    paths.find(|path| path.file_stem().is_some_and(|stem| stem == name)).expect("an example of that name")
+}
+
+/// Lines that somebody prints or sends, each waited for with a time-out.
+struct Lines(Receiver<String>);
+
+impl Lines {
+    fn of(stream: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(stream).lines();
+            lines.map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
+        });
+        Self(lines)
+    }
+
+    /// The next line; `None` at the end.
+    fn next(&self) -> Option<String> {
+        match self.0.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line comes"),
+        }
+    }
+
+    /// Reads up to a line that contains `text`.
+    fn until(&self, text: &str) -> String {
+        std::iter::from_fn(|| self.next())
+            .find(|line| line.contains(text))
+            .unwrap_or_else(|| panic!("there is no line with {text:?}"))
+    }
+
+    fn rest(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+}
+
+/// A running example. Killed when the test is over.
+struct Program {
+    child: Child,
+    output: Lines,
+    errors: Lines,
+}
+
+impl Program {
+    fn start(name: &str, arguments: &[impl AsRef<str>]) -> Self {
+        let mut child = Command::new(example(name))
+            .args(arguments.iter().map(AsRef::as_ref))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the example starts");
+        let output = Lines::of(child.stdout.take().expect("piped"));
+        let errors = Lines::of(child.stderr.take().expect("piped"));
+        Self { child, output, errors }
+    }
+
+    /// A server, and where it says that it listens.
+    fn serve(name: &str, arguments: &[impl AsRef<str>]) -> (Self, SocketAddr) {
+        let program = Self::start(name, arguments);
+        let line = program.output.until("listening on ");
+        let (_, address) = line.rsplit_once(' ').expect("an address");
+        (program, address.parse().expect("an address"))
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill").success());
+    }
+
+    /// Its status, once it has ended; what it still printed is dropped.
+    fn wait(&mut self) -> ExitStatus {
+        self.output.rest();
+        self.child.wait().expect("a child")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection to an example.
+struct Client {
+    stream: TcpStream,
+    lines: Lines,
+}
+
+impl Client {
+    fn new(stream: TcpStream) -> Self {
+        let lines = Lines::of(stream.try_clone().expect("a second handle"));
+        Self { stream, lines }
+    }
+
+    fn connect(address: SocketAddr) -> Self {
+        Self::new(connect(address))
+    }
+
+    fn say(&mut self, line: impl fmt::Display) {
+        self.stream.write_all(format!("{line}\r\n").as_bytes()).expect("the server reads");
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+    stream
+}
+
+/// Sends all of `data`, ends that direction, and returns what comes back.
+fn exchange(stream: &TcpStream, data: &[u8]) -> Vec<u8> {
+    let mut answer = Vec::new();
+    thread::scope(|scope| {
+        let (mut writer, mut reader) = (stream, stream);
+        scope.spawn(move || {
+            writer.write_all(data).expect("the server reads");
+            writer.shutdown(Shutdown::Write).expect("an end");
+        });
+        reader.read_to_end(&mut answer).expect("an answer");
+    });
+    answer
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index % 251) as u8).collect()
+}
+
+mod all {
+    use super::*;
+
+    #[test]
+    fn explain_themselves() {
+        for name in ["echo_server", "chat", "port_forward", "timers"] {
+            let mut program = Program::start(name, &["--help"]);
+            let help = program.output.rest().join("\n");
+            assert!(help.contains(&format!("Usage: {name}")), "{help}");
+            assert!(program.wait().success());
+        }
+    }
+
+    #[test]
+    fn refuse_arguments_they_do_not_know() {
+        for name in ["echo_server", "chat", "port_forward", "timers"] {
+            let mut program = Program::start(name, &["--nonsense"]);
+            program.errors.until("--nonsense");
+            assert!(!program.wait().success());
+        }
+    }
+}
+
+mod echo_server {
+    use super::*;
+
+    #[test]
+    fn returns_every_byte() {
+        let (_server, address) = Program::serve("echo_server", &[ANY_PORT]);
+        let data = pattern(1 << 20);
+        assert!(exchange(&connect(address), &data) == data);
+    }
+
+    #[test]
+    fn can_be_talked_to_with_nc() {
+        let (_server, address) = Program::serve("echo_server", &[ANY_PORT]);
+        let mut nc = Command::new("nc");
+        nc.args([address.ip().to_string(), address.port().to_string()]);
+        let mut nc = match nc.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                println!("skipped: there is no nc on this machine");
+                return;
+            }
+            nc => nc.expect("nc"),
+        };
+        let mut input = nc.stdin.take().expect("piped");
+        input.write_all(b"hello\n").expect("nc reads");
+        let answer = Lines::of(nc.stdout.take().expect("piped")).next();
+        let _ = nc.kill();
+        let _ = nc.wait();
+        assert_eq!(answer.as_deref(), Some("hello"));
+    }
+
+    #[test]
+    fn stops_cleanly_on_a_signal_and_says_what_it_served() {
+        for signal in ["-TERM", "-INT"] {
+            let (mut server, address) = Program::serve("echo_server", &[ANY_PORT]);
+            let mut open = connect(address);
+            open.write_all(b"twelve bytes").expect("the server reads");
+            open.read_exact(&mut [0; 12]).expect("an answer");
+            server.signal(signal);
+            assert_eq!(open.read(&mut [0]).expect("an orderly end"), 0);
+            drop(open);
+            let served = server.output.until("echo_server: ");
+            assert!(served.contains("1 accepted") && served.contains("12 bytes"), "{served}");
+            assert!(server.wait().success());
+            assert_eq!(server.errors.rest(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn names_the_address_that_is_in_use() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("an address");
+        let endpoint = format!("tcp:{}:interface=127.0.0.1", address.port());
+        let mut server = Program::start("echo_server", &[endpoint]);
+        let complaint = server.errors.until(&address.to_string());
+        assert!(complaint.contains("in use"), "{complaint}");
+        assert!(!server.wait().success());
+    }
+}
+
+mod chat {
+    use super::*;
+
+    fn join(address: SocketAddr, name: &str) -> Client {
+        let mut member = Client::connect(address);
+        member.lines.until("your nickname?");
+        member.say(name);
+        member.lines.until("* here: ");
+        member
+    }
+
+    #[test]
+    fn members_hear_each_other_and_whispers_only_their_target() {
+        let (_server, address) = Program::serve("chat", &[ANY_PORT]);
+        let mut alice = join(address, "alice");
+        let mut bob = join(address, "bob");
+        let mut carol = join(address, "carol");
+        alice.lines.until("* carol joined");
+
+        alice.say("hello, all");
+        for member in [&alice, &bob, &carol] {
+            member.lines.until("<alice> hello, all");
+        }
+        bob.say("/msg alice only for you");
+        alice.lines.until("[bob] only for you");
+        bob.lines.until("* alice was told");
+        bob.say("/msg nobody hm");
+        bob.lines.until("* nobody is not here");
+        carol.say("/who");
+        // What carol hears next is the answer: she did not hear the whisper.
+        assert_eq!(carol.lines.next().as_deref(), Some("* here: alice, bob, carol"));
+        carol.say("/quit");
+        assert_eq!(carol.lines.next(), None);
+        drop(carol);
+        alice.lines.until("* carol left (closed)");
+    }
+
+    #[test]
+    fn a_nickname_is_given_once() {
+        let (_server, address) = Program::serve("chat", &[ANY_PORT]);
+        let _alice = join(address, "alice");
+        let mut other = Client::connect(address);
+        other.say("alice");
+        other.lines.until("* alice is taken");
+        other.say("not/a/name");
+        other.lines.until("letters and digits");
+        other.say("alicia");
+        other.lines.until("* here: alice");
+    }
+
+    #[test]
+    fn a_member_can_be_kicked() {
+        let (_server, address) = Program::serve("chat", &[ANY_PORT]);
+        let mut alice = join(address, "alice");
+        let bob = join(address, "bob");
+        alice.say("/kick nobody");
+        alice.lines.until("* nobody is not here");
+        alice.say("/kick bob");
+        bob.lines.until("* alice kicked bob");
+        assert_eq!(bob.lines.next(), None);
+        drop(bob);
+        alice.lines.until("* bob left (closed)");
+    }
+
+    #[test]
+    fn a_member_that_never_reads_misses_messages_and_slows_nobody() {
+        // Small buffers of the kernel, so that a little makes them full.
+        let (_server, address) = Program::serve("chat", &["tcp:0:interface=127.0.0.1:send_buffer=8192"]);
+        let mut alice = join(address, "alice");
+        let mut deaf = connect(address);
+        socket2::SockRef::from(&deaf).set_recv_buffer_size(8192).expect("a buffer size");
+        deaf.write_all(b"deaf\n").expect("the server reads");
+        alice.lines.until("* deaf joined");
+
+        let long = "x".repeat(8000);
+        let noticed = (0..10_000).any(|_| {
+            alice.say(&long);
+            alice.lines.next().is_some_and(|line| line.contains("* deaf does not read"))
+        });
+        assert!(noticed);
+        alice.say("still quick");
+        alice.lines.until("<alice> still quick");
+
+        let deaf = Client::new(deaf);
+        deaf.lines.until("* you did not read: ");
+        alice.say("welcome back");
+        deaf.lines.until("<alice> welcome back");
+    }
+}
+
+mod port_forward {
+    use super::*;
+
+    #[test]
+    fn relays_every_byte_in_both_directions() {
+        let (_echo, target) = Program::serve("echo_server", &[ANY_PORT]);
+        let (forwarder, address) =
+            Program::serve("port_forward", &[ANY_PORT.to_owned(), format!("tcp:{target}")]);
+        let data = pattern(1 << 20);
+        assert!(exchange(&connect(address), &data) == data);
+        forwarder.output.until("1048576 bytes to the target");
+        forwarder.output.until("1048576 bytes to the client");
+    }
+
+    #[test]
+    fn keeps_a_half_closed_connection_half_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let target = listener.local_addr().expect("an address");
+        // It answers only when it has seen the end of what it was asked.
+        let answering = thread::spawn(move || {
+            let mut stream = listener.accept().expect("the forwarder connects").0;
+            let mut question = Vec::new();
+            stream.read_to_end(&mut question).expect("a question");
+            write!(stream, "{} bytes", question.len()).expect("the forwarder reads");
+        });
+        let (_forwarder, address) =
+            Program::serve("port_forward", &[ANY_PORT.to_owned(), format!("tcp:{target}")]);
+        let answer = exchange(&connect(address), &pattern(5000));
+        assert_eq!(String::from_utf8_lossy(&answer), "5000 bytes");
+        answering.join().expect("the target is well");
+    }
+
+    #[test]
+    fn closes_the_client_of_a_target_that_refuses() {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let target = free.local_addr().expect("an address");
+        drop(free);
+        let (forwarder, address) =
+            Program::serve("port_forward", &[ANY_PORT.to_owned(), format!("tcp:{target}")]);
+        let mut client = connect(address);
+        assert_eq!(client.read(&mut [0]).expect("an orderly end"), 0);
+        let complaint = forwarder.output.until(&format!("cannot connect to {target}"));
+        assert!(complaint.contains("refused"), "{complaint}");
+    }
+
+    #[test]
+    fn refuses_a_target_that_makes_no_sense() {
+        let mut forwarder = Program::start("port_forward", &[ANY_PORT, "tcp:nonsense"]);
+        forwarder.errors.until("bad endpoint \"tcp:nonsense\"");
+        assert!(!forwarder.wait().success());
+    }
+}
+
+mod timers {
+    use super::*;
+
+    #[test]
+    fn happen_in_order_and_the_program_ends_by_itself() {
+        let mut program = Program::start("timers", &[""; 0]);
+        let lines = program.output.rest();
+        assert!(program.wait().success());
+        let position = |text: &str| {
+            let found = lines.iter().position(|line| line.contains(text));
+            found.unwrap_or_else(|| panic!("no {text:?} in {lines:#?}"))
+        };
+        let order = [
+            "first",
+            "second",
+            "third, set by the first",
+            "one call cancelled, two moved",
+            "moved by reset",
+            "moved by delay",
+            "no more ticks",
+            "nothing is left to do",
+        ];
+        assert!(order.map(position).is_sorted(), "{lines:#?}");
+        assert!(position("tick 1") < position("tick 2"), "{lines:#?}");
+        assert!(!lines.iter().any(|line| line.contains("never")), "{lines:#?}");
+        // Never early.
+        for (what, time) in
+            [("first", 100), ("second", 200), ("moved by reset", 800), ("moved by delay", 900)]
+        {
+            let line = &lines[position(what)];
+            let printed: u64 = line.split_whitespace().next().and_then(|ms| ms.parse().ok()).expect("a time");
+            assert!(printed >= time, "{line}");
+        }
+    }
+}
