@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Rewrites the table "line -> tests" in src/contract.md.
 
-A test shows a line of the contract if a comment before its function says so: `// Line 7.`, `// Lines 5 and 17.`.
-The lines are those that the page itself numbers. `--check` changes nothing and fails if the table is out of date.
+A test shows a line of the contract if a comment before its function says so: `// Line 7.`, `// Lines 5 and 17.`. In a
+file whose first line says `line 7:` all tests do that have no such comment. The lines are those that the page numbers. `--check` changes nothing and fails if the table is out of date.
 """
 
 import re
@@ -18,6 +18,8 @@ END = "<!-- table: end -->"
 
 MARK = re.compile(r"^\s*// Lines? (\d+(?:(?:, and |, | and )\d+)*)")
 FUNCTION = re.compile(r"^\s*fn (\w+)\(")
+CONTRACT_TEST = re.compile(r"^    fn \w+\(driver\) \{")
+WHOLE_FILE = re.compile(r"^//! .*\bline (\d+):")
 NUMBERED = re.compile(r"^(\d+)\. ", re.MULTILINE)
 
 
@@ -26,11 +28,13 @@ def tests_by_line():
     found = defaultdict(lambda: defaultdict(list))
     for path in sorted(TESTS.glob("*.rs")):
         lines = []
-        for text in path.read_text(encoding="utf-8").splitlines():
+        source = path.read_text(encoding="utf-8")
+        whole = [int(number) for number in WHOLE_FILE.findall(source)]
+        for text in source.splitlines():
             if mark := MARK.match(text):
                 lines = [int(number) for number in re.findall(r"\d+", mark.group(1))]
             elif function := FUNCTION.match(text):
-                for line in lines:
+                for line in lines or (whole if CONTRACT_TEST.match(text) else []):
                     found[line][path.stem].append(function.group(1))
                 lines = []
     return found

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{Connection, Reactor, Reason, Timeouts};
-use twistor_examples::{arguments, init_logging};
+use twistor_examples::{Failure, arguments, init_logging};
 use twistor_protocols::{LineProtocol, LineReceiver, Lines};
 
 /// Who is here, by nickname.
@@ -135,7 +135,7 @@ impl LineReceiver for Member {
     }
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Failure> {
     let [endpoint] = arguments("chat", "A chat of lines.", [("ENDPOINT", Some("tcp:8001"))]);
     init_logging();
 
@@ -144,5 +144,5 @@ fn main() -> std::io::Result<()> {
     let member = move |_| LineProtocol::new(Member { room: room.clone(), name: None, skipped: None });
     let port = reactor.listen(endpoint, member)?;
     println!("chat: listening on {}", port.local_addr());
-    reactor.run()
+    Ok(reactor.run()?)
 }

@@ -8,7 +8,7 @@
 //! Ctrl-C or SIGTERM stops it cleanly, and it says what it served.
 
 use twistor::{Protocol, Reactor, Transport};
-use twistor_examples::{arguments, init_logging};
+use twistor_examples::{Failure, arguments, init_logging};
 
 struct Echo;
 
@@ -18,7 +18,7 @@ impl Protocol for Echo {
     }
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Failure> {
     let [endpoint] = arguments("echo_server", "An echo server.", [("ENDPOINT", Some("tcp:8000"))]);
     init_logging();
 

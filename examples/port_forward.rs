@@ -11,7 +11,7 @@ use std::process::exit;
 
 use twistor::endpoint::{ConnectEndpoint, IntoConnectEndpoint};
 use twistor::{Protocol, Reactor, Transport};
-use twistor_examples::{arguments, init_logging};
+use twistor_examples::{Failure, arguments, init_logging};
 
 /// The side that connected to us.
 struct Client {
@@ -70,7 +70,7 @@ fn relay(direction: &'static str, from: &Transport, to: &Transport) {
     });
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Failure> {
     let [listen, target] = arguments(
         "port_forward",
         "Forwards connections to LISTEN to TARGET.",
@@ -86,5 +86,5 @@ fn main() -> std::io::Result<()> {
     let reactor = Reactor::new()?;
     let port = reactor.listen(listen, move |_| Client { target: target.clone() })?;
     println!("port_forward: listening on {}", port.local_addr());
-    reactor.run()
+    Ok(reactor.run()?)
 }

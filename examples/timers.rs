@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use twistor::{Handle, Reactor};
-use twistor_examples::{arguments, init_logging};
+use twistor_examples::{Failure, arguments, init_logging};
 
 /// Prints what happens, and when.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ impl Clock {
     }
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Failure> {
     let [] = arguments("timers", "Shows timers for two seconds.", []);
     init_logging();
 

@@ -123,7 +123,7 @@ impl<C: Codec> Framed<C> {
 
     /// Replaces the protocol of the connection, as [`Transport::switch_protocol`]. No further frame is decoded: the
     /// bytes behind the current one, and an incomplete frame, go to the new protocol. Called on the transport
-    /// itself, the switch would go unnoticed here and these bytes would be lost.
+    /// itself from outside a frame hook, an incomplete frame would be dropped with this protocol.
     pub fn switch_protocol(&self, protocol: impl Protocol) {
         self.switch_boxed(Box::new(protocol));
     }
@@ -151,6 +151,7 @@ impl<C: Codec> Framed<C> {
         self.state.stage.get() == Stage::Decoding
             && self.state.given_back.borrow().is_empty()
             && self.transport.is_reading()
+            && !self.transport.is_switching()
             && !self.transport.is_closing()
     }
 }

@@ -16,8 +16,7 @@ pub fn becomes_readable(descriptor: impl AsFd, patience: Duration) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = libc::c_int::try_from(left.as_nanos().div_ceil(1_000_000)).expect("patience has limits");
-        let mut entry =
-            libc::pollfd { fd: descriptor.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut entry = libc::pollfd { fd: descriptor.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one initialised entry, which the kernel fills in; its descriptor is open.
         match unsafe { libc::poll(&mut entry, 1, millis) } {
             0 if left.is_zero() => return false,

@@ -153,7 +153,7 @@ contract! {
     // Line 2.
     fn callbacks_and_timers_without_end_do_not_starve_input(driver) {
         let world = World::new(driver);
-        let (_, peer) = world.pair(Script::new(&Log::new()).on_data(|transport, data| transport.write(data)));
+        let (_, peer) = world.pair(Script::new(&Log::new()).on_data(Transport::write));
         call_for_ever(&world.reactor, Rc::new(|| {}));
         time_for_ever(&world.reactor, Rc::new(|| {}));
         for n in 0..20_u8 {
@@ -784,4 +784,3 @@ fn check(driver: Driver, hook: &str, arrange: impl FnOnce(&Reactor)) {
     assert!(!guard.is_active());
     assert_eq!(world.reactor.stats().panics, 0, "{hook}");
 }
-

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{
-    ConnectErrorKind, Deferred, Handle, LoopingCall, Port, Protocol, Reason, SendError, ShutdownPhase, Transport,
+    ConnectErrorKind, Deferred, Handle, LoopingCall, Port, Protocol, Reason, SendError, ShutdownPhase,
+    Transport,
 };
 use twistor_tests::{Event, Log, Script, World, contract, in_child};
 

@@ -66,15 +66,19 @@ impl Protocol for Explosive {
 
 /// Whether the loop still runs callbacks and serves a connection.
 fn goes_on(world: &World) {
-    let (_, peer) = world.pair(Script::new(&Log::new()).on_data(|transport, data| transport.write(data)));
+    let (_, peer) = world.pair(Script::new(&Log::new()).on_data(Transport::write));
     peer.send(b"still there?");
     assert_eq!(peer.receive(12), b"still there?");
 }
 
 /// A connection whose hook panics is aborted and told so, once; the others live.
-fn ends_only_its_connection(driver: twistor_tests::Driver, script: fn(Script) -> Script, provoke: fn(&Transport)) {
+fn ends_only_its_connection(
+    driver: twistor_tests::Driver,
+    script: fn(Script) -> Script,
+    provoke: fn(&Transport),
+) {
     let world = World::new(driver);
-    let (_, bystander) = world.pair(Script::new(&Log::new()).on_data(|transport, data| transport.write(data)));
+    let (_, bystander) = world.pair(Script::new(&Log::new()).on_data(Transport::write));
     let log = Log::new();
     let port = {
         let log = log.clone();
@@ -308,7 +312,7 @@ contract! {
         let mut first = true;
         let port = world.listen(move |_| {
             assert!(!std::mem::take(&mut first), "not the first");
-            Script::new(&Log::new()).on_data(|transport, data| transport.write(data))
+            Script::new(&Log::new()).on_data(Transport::write)
         });
         let refused = world.connect(&port);
         let _ = refused.receive_to_end();
@@ -325,7 +329,7 @@ contract! {
         impl Factory for Nervous {
             type Protocol = Script;
             fn build_protocol(&mut self, _: Address) -> Option<Script> {
-                Some(Script::new(&Log::new()).on_data(|transport, data| transport.write(data)))
+                Some(Script::new(&Log::new()).on_data(Transport::write))
             }
             fn started(&mut self) {
                 panic!("started");

@@ -130,7 +130,7 @@ contract! {
     fn connections_live_until_the_deferred_of_a_before_trigger_fires(driver) {
         let world = World::new(driver);
         let log = Log::new();
-        let (_, peer) = world.pair(Script::new(&log).on_data(|transport, data| transport.write(data)));
+        let (_, peer) = world.pair(Script::new(&log).on_data(Transport::write));
         let slot: Rc<RefCell<Option<Resolver<(), String>>>> = Rc::default();
         let keep = Rc::clone(&slot);
         world.reactor.on_shutdown(ShutdownPhase::Before, move |handle| {
@@ -196,7 +196,7 @@ contract! {
         let world = World::with(driver, |builder| builder.drain_timeout(drain));
         let log = Log::new();
         let (_, peer) = world.pair(Script::new(&log)
-            .on_data(|transport, data| transport.write(data))
+            .on_data(Transport::write)
             .on_shutting_down(|transport| transport.write(b"one moment")));
         let began = Instant::now();
         world.reactor.stop();

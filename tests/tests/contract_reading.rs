@@ -1,5 +1,7 @@
 //! The contract, section 3: reading.
 
+#![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -11,7 +13,7 @@ contract! {
     fn hooks_come_in_order_and_the_loss_once_and_last(driver) {
         let world = World::new(driver);
         let log = Log::new();
-        let (_, peer) = world.pair(Script::new(&log).on_data(|transport, data| transport.write(data)));
+        let (_, peer) = world.pair(Script::new(&log).on_data(Transport::write));
         peer.send(b"abc");
         assert_eq!(peer.receive(3), b"abc");
         peer.finish();

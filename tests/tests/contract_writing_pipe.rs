@@ -1,5 +1,7 @@
 //! The contract, section 4: one stream piped into another.
 
+#![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

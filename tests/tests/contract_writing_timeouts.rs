@@ -333,7 +333,7 @@ contract! {
     // Line 36.
     fn refreshing_costs_neither_a_system_call_nor_a_timer_operation(driver) {
         let world = World::new(driver);
-        let script = Script::new(&Log::new()).on_data(|transport, data| transport.write(data));
+        let script = Script::new(&Log::new()).on_data(Transport::write);
         let (transport, peer) = world.pair(script);
         transport.set_timeouts(Timeouts::new().idle(LONG).read(LONG).write_stall(LONG).total(LONG));
         peer.send(b"warm up");
@@ -388,6 +388,6 @@ contract! {
             }))
         };
         let end = until_timed_out(&world, &log, Timeout::Idle, || ());
-        assert!(end - start.get().unwrap() >= SHORT);
+        assert!(end - start.get().expect("set in connection_made") >= SHORT);
     }
 }

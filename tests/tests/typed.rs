@@ -1,4 +1,6 @@
-//! The way back into a protocol: typed connections, posts and timers, delivered outcomes, hooks that can fail.
+//! The way back into a protocol: typed connections, posts, timers, delivered outcomes, hooks that can fail.
+
+#![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 
 use std::cell::{Cell, RefCell};
 use std::num::ParseIntError;

@@ -162,6 +162,9 @@ impl Inner {
         let panic = self.panic.borrow_mut().take();
         if let Some(payload) = panic {
             self.in_pass.set(false);
+            if self.stage() == Stage::Finished {
+                self.finish_shutdown();
+            }
             std::panic::resume_unwind(payload);
         }
     }

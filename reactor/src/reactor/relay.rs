@@ -32,7 +32,13 @@ impl Inner {
         } else if source.0.token == target.0.token {
             None
         } else {
-            source.0.machine.borrow().reason().or(target.0.machine.borrow().reason()).cloned()
+            let reason = source.0.machine.borrow().reason().or(target.0.machine.borrow().reason()).cloned();
+            if let Some(reason) = &reason {
+                // One is lost: that ends the other, as it would have a moment later.
+                source.follow(reason);
+                target.follow(reason);
+            }
+            reason
         };
         if let Some(reason) = refusal {
             resolver.resolve(Err(reason));
@@ -249,10 +255,7 @@ impl Inner {
             self.driver.borrow_mut().set_relaying(source.0.token, false);
         }
         target.with_extra_if(|extra| extra.relay_from.take());
-        match reason {
-            Reason::Closed => target.lose_connection(),
-            _ => target.end(Reason::Aborted, End::Abrupt),
-        }
+        target.follow(reason);
         resolver.resolve(Err(reason.clone()));
     }
 
@@ -267,16 +270,21 @@ impl Inner {
             if relay.kernel.is_some() {
                 self.driver.borrow_mut().set_relaying(source.0.token, false);
             }
-            match reason {
-                Reason::Closed => source.lose_connection(),
-                _ => source.end(Reason::Aborted, End::Abrupt),
-            }
+            source.follow(reason);
             relay.resolver.resolve(Err(reason.clone()));
         }
     }
 }
 
 impl Transport {
+    /// Ends after the other end of a relay: in good order or not, as that did.
+    fn follow(&self, reason: &Reason) {
+        match reason {
+            Reason::Closed => self.lose_connection(),
+            _ => self.end(Reason::Aborted, End::Abrupt),
+        }
+    }
+
     /// Takes something out of the extra state, if there is any.
     fn with_extra_if<R>(&self, f: impl FnOnce(&mut Extra) -> Option<R>) -> Option<R> {
         self.0.extra.borrow_mut().as_mut().and_then(|extra| f(extra))

@@ -377,8 +377,15 @@ impl Transport {
         drop(previous);
     }
 
+    /// Whether a protocol waits to be switched to: the current one gets nothing more once its hook returns, and a
+    /// layer that cuts a chunk into messages gives the rest back.
+    #[must_use]
+    pub fn is_switching(&self) -> bool {
+        self.0.extra.borrow().as_ref().is_some_and(|extra| extra.switch.is_some())
+    }
+
     /// Relays everything that arrives here to `target`, with back-pressure, until the peer finishes; then ends
-    /// the target's write side. While it runs, `data_received` and `eof_received` of this connection are not
+    /// the target's write side. A source that was paused has to be resumed. While it runs, `data_received` and `eof_received` of this connection are not
     /// called. The loss of either ends both. The outcome is the number of bytes relayed, or why it broke off.
     ///
     /// Between sockets on Linux the bytes stay in the kernel (`splice`). A proxy pipes both ways.
