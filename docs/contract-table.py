@@ -2,7 +2,8 @@
 """Rewrites the table "line -> tests" in src/contract.md.
 
 A test shows a line of the contract if a comment before its function says so: `// Line 7.`, `// Lines 5 and 17.`. In a
-file whose first line says `line 7:` all tests do that have no such comment. The lines are those that the page numbers. `--check` changes nothing and fails if the table is out of date.
+file whose first line says `line 7:` all tests do that have no such comment. The lines are those that the page numbers. `--check` changes nothing and fails
+if the table is out of date.
 """
 
 import re

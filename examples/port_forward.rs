@@ -10,12 +10,14 @@
 use std::process::exit;
 
 use twistor::endpoint::{ConnectEndpoint, IntoConnectEndpoint};
-use twistor::{Protocol, Reactor, Transport};
+use twistor::{Canceller, Protocol, Reactor, Reason, Transport};
 use twistor_examples::{Failure, arguments, init_logging};
 
 /// The side that connected to us.
 struct Client {
     target: ConnectEndpoint,
+    /// Of the attempt to reach the target.
+    attempt: Option<Canceller>,
 }
 
 impl Protocol for Client {
@@ -29,6 +31,7 @@ impl Protocol for Client {
             let client = client.clone();
             transport.reactor().connect_protocol(self.target.clone(), Target { client })
         };
+        self.attempt = Some(connecting.canceller());
         connecting.on_done(move |_, outcome| {
             if let Err(error) = outcome {
                 println!("port_forward: {peer} closed: {error}");
@@ -39,6 +42,12 @@ impl Protocol for Client {
 
     fn data_received(&mut self, _: &Transport, _: &[u8]) {
         // Everything goes through the pipe.
+    }
+
+    fn connection_lost(&mut self, _: &Transport, _: &Reason) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.cancel();
+        }
     }
 }
 
@@ -84,7 +93,7 @@ fn main() -> Result<(), Failure> {
     });
 
     let reactor = Reactor::new()?;
-    let port = reactor.listen(listen, move |_| Client { target: target.clone() })?;
+    let port = reactor.listen(listen, move |_| Client { target: target.clone(), attempt: None })?;
     println!("port_forward: listening on {}", port.local_addr());
     Ok(reactor.run()?)
 }

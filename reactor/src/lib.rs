@@ -75,7 +75,7 @@ pub use reactor::Reactor;
 pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
 pub use reactor::connecting::{ConnectError, ConnectErrorKind, Connector};
-pub use reactor::deferred::{Deferred, MaybeDeferred, Resolver};
+pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;

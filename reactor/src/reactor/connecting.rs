@@ -213,9 +213,7 @@ impl Inner {
         if self.is_past_connections() {
             return Err(ConnectError::new(address, ConnectErrorKind::Cancelled));
         }
-        let under_way =
-            self.slots.borrow().iter().filter(|(_, slot)| matches!(slot, Slot::Attempt(_))).count();
-        if under_way >= self.config.pending_connects {
+        if self.attempts.get() >= self.config.pending_connects {
             return Err(ConnectError::new(address, ConnectErrorKind::TooMany));
         }
         let token = self.reserve().map_err(|error| ConnectError::from_io(address, error))?;
@@ -225,6 +223,7 @@ impl Inner {
             return Err(ConnectError::from_io(address, error));
         }
         self.connections.set(self.connections.get() + 1);
+        self.attempts.set(self.attempts.get() + 1);
         let timer = self.add_timer(tcp.time_limit(), Timer::ConnectTimeout(token));
         Ok((token, timer.id(), address))
     }
@@ -262,6 +261,7 @@ impl Inner {
             }
         };
         self.connections.set(self.connections.get() - 1);
+        self.attempts.set(self.attempts.get() - 1);
         if let Some(timer) = attempt.timer {
             let timer = self.timers.borrow_mut().remove(timer);
             drop(timer);

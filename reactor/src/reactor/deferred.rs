@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::protocol::Protocol;
 use crate::reactor::handle::Handle;
@@ -120,10 +120,67 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         });
     }
 
+    /// What cancels it, apart from it: [`on_done`](Self::on_done) takes the Deferred, this stays.
+    ///
+    /// ```
+    /// use twistor::{Protocol, Reactor, Transport};
+    ///
+    /// struct Quiet;
+    /// impl Protocol for Quiet {
+    ///     fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let connecting = reactor.connect("tcp:127.0.0.1:9", |_| Quiet);
+    /// let canceller = connecting.canceller();
+    /// connecting.on_done(|reactor, outcome| {
+    ///     assert!(outcome.is_err());
+    ///     reactor.stop();
+    /// });
+    /// canceller.cancel();
+    /// reactor.run()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn canceller(&self) -> Canceller {
+        let shared: Rc<dyn Cancel> = self.shared.clone();
+        Canceller { shared: Rc::downgrade(&shared) }
+    }
+
     /// Asks what was started to end early. False when it has ended, or cannot be cancelled.
     pub fn cancel(&self) -> bool {
-        let canceller = self.shared.canceller.borrow_mut().take();
+        self.shared.cancel()
+    }
+}
+
+trait Cancel {
+    fn cancel(&self) -> bool;
+}
+
+impl<T, E> Cancel for Shared<T, E> {
+    fn cancel(&self) -> bool {
+        let canceller = self.canceller.borrow_mut().take();
         canceller.map(|cancel| cancel()).is_some()
+    }
+}
+
+/// Ends what a [`Deferred`] waits for. See [`Deferred::canceller`].
+#[derive(Clone)]
+pub struct Canceller {
+    shared: Weak<dyn Cancel>,
+}
+
+impl Canceller {
+    /// As [`Deferred::cancel`].
+    pub fn cancel(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.cancel())
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Canceller")
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -145,23 +146,27 @@ impl Handle {
 
     /// Has `f` called by the loop, in the order in which calls were queued. What is queued by a queued call runs
     /// in the next pass.
+    #[track_caller]
     pub fn call_soon(&self, f: impl FnOnce(&Handle) + 'static) -> CallHandle {
-        let ticket = self.inner().map(|inner| inner.queue_call(Call::Plain(Box::new(f))));
+        let here = Location::caller();
+        let ticket = self.inner().map(|inner| inner.queue_call(Call::Plain(Box::new(f), here)));
         CallHandle { handle: self.clone(), ticket }
     }
 
     /// Has `f` called after a while: never early, measured from now.
+    #[track_caller]
     pub fn call_later(&self, after: Duration, f: impl FnOnce(&Handle) + 'static) -> DelayedCall {
         match self.inner() {
-            Some(inner) => inner.add_timer(after, Timer::Call(Box::new(f))),
+            Some(inner) => inner.add_timer(after, Timer::Call(Box::new(f), Location::caller())),
             None => DelayedCall::dead(self),
         }
     }
 
     /// Has `f` called at a time of the reactor's [clock](Self::now).
+    #[track_caller]
     pub fn call_at(&self, at: Instant, f: impl FnOnce(&Handle) + 'static) -> DelayedCall {
         match self.inner() {
-            Some(inner) => inner.add_timer_at(at, Timer::Call(Box::new(f))),
+            Some(inner) => inner.add_timer_at(at, Timer::Call(Box::new(f), Location::caller())),
             None => DelayedCall::dead(self),
         }
     }
@@ -385,7 +390,8 @@ impl Inner {
             timer_calls: counters.timer_calls.get(),
             calls: counters.calls.get(),
             slow_hooks: counters.slow_hooks.get(),
-            connections: self.connections.get(),
+            connections: self.connections.get() - self.attempts.get(),
+            attempts: self.attempts.get(),
             timers: self.timers.borrow().len(),
             queued_bytes: self.pool.total(),
             bytes_received: driver.bytes_received,

@@ -5,8 +5,9 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::Attempt;
 use crate::reactor::handle::Handle;
 use crate::reactor::listening::Listening;
+use crate::reactor::looping::Looping;
 use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::stats::Counters;
@@ -32,7 +34,8 @@ pub(crate) type TypedCall = Box<dyn FnOnce(&mut dyn Protocol, &Transport) -> boo
 
 /// An entry of the callback queue.
 pub(crate) enum Call {
-    Plain(Box<dyn FnOnce(&Handle)>),
+    /// With the place that queued it, for the log.
+    Plain(Box<dyn FnOnce(&Handle)>, &'static Location<'static>),
     Typed(Token, TypedCall),
 }
 
@@ -69,10 +72,14 @@ pub(crate) struct Inner {
     pub(crate) inbox: Arc<Inbox>,
     /// Receivers of channels, by the number in their senders.
     pub(crate) channels: RefCell<Slots<Option<Box<dyn Any>>>>,
+    /// Looping calls that may still be there: their closures can hold them alive.
+    pub(crate) loops: RefCell<Vec<Weak<Looping>>>,
     pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,
     pub(crate) shutdown: RefCell<Shutdown>,
     /// Connections and attempts: what `run_until_idle` waits for.
     pub(crate) connections: Cell<usize>,
+    /// How many of these are attempts to connect.
+    pub(crate) attempts: Cell<usize>,
     pub(crate) referenced_ports: Cell<usize>,
     pub(crate) counters: Counters,
     pub(crate) watchdog: Watchdog,
@@ -83,11 +90,11 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// Runs user code that belongs to nothing else: a panic in it is logged and goes no further.
-    pub(crate) fn contain<R>(&self, what: &str, f: impl FnOnce() -> R) -> Option<R> {
+    pub(crate) fn contain<R>(&self, what: impl fmt::Display, f: impl FnOnce() -> R) -> Option<R> {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(value) => Some(value),
             Err(payload) => {
-                self.panicked(what, payload);
+                self.panicked(&what, payload);
                 None
             }
         }
@@ -101,7 +108,7 @@ impl Inner {
     }
 
     /// Logs a caught panic, or keeps it for `run` to let out.
-    pub(crate) fn panicked(&self, what: &str, payload: Box<dyn Any + Send>) {
+    pub(crate) fn panicked(&self, what: &dyn fmt::Display, payload: Box<dyn Any + Send>) {
         Counters::bump(&self.counters.panics);
         log::error!("{what} panicked: {}", panic_text(&*payload));
         if self.config.panic_policy == PanicPolicy::Propagate {

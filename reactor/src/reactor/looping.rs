@@ -65,6 +65,8 @@ pub(crate) struct Looping {
     /// Whether `run_until_idle` waits for it.
     referenced: Cell<bool>,
     waiting: RefCell<Vec<Resolver<(), Box<dyn Error>>>>,
+    /// The text of the error that ended it, for those who ask later.
+    failure: RefCell<Option<String>>,
 }
 
 /// A call made again and again, at `start + n · interval`.
@@ -126,7 +128,15 @@ impl LoopingCall {
             action: RefCell::new(Some(action)),
             referenced: Cell::new(true),
             waiting: RefCell::new(Vec::new()),
+            failure: RefCell::new(None),
         });
+        if let Some(inner) = inner {
+            let mut loops = inner.loops.borrow_mut();
+            if loops.len() == loops.capacity() {
+                loops.retain(|looping| looping.strong_count() > 0);
+            }
+            loops.push(Rc::downgrade(&looping));
+        }
         looping.schedule();
         Self { looping }
     }
@@ -168,7 +178,8 @@ impl LoopingCall {
         if self.is_running() {
             self.looping.waiting.borrow_mut().push(resolver);
         } else {
-            resolver.resolve(Ok(()));
+            let failure = self.looping.failure.borrow().clone();
+            resolver.resolve(failure.map_or(Ok(()), |text| Err(text.into())));
         }
         deferred
     }
@@ -291,6 +302,7 @@ impl Looping {
         if let Err(error) = outcome {
             // The first to ask gets the error itself, the others its text.
             let text = error.to_string();
+            *self.failure.borrow_mut() = Some(text.clone());
             match waiting.next() {
                 Some(first) => {
                     first.resolve(Err(error));

@@ -107,9 +107,11 @@ impl Reactor {
             in_pass: Cell::new(false),
             inbox,
             channels: RefCell::new(Slots::new()),
+            loops: RefCell::new(Vec::new()),
             before_wait: RefCell::new(Vec::new()),
             shutdown: RefCell::new(Shutdown::new()),
             connections: Cell::new(0),
+            attempts: Cell::new(0),
             referenced_ports: Cell::new(0),
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),
@@ -193,7 +195,10 @@ impl Reactor {
             }
         }
         // Its host may sleep now: calls from other threads have to wake it.
-        self.inner.inbox.fall_asleep();
+        if !self.inner.inbox.fall_asleep() {
+            // One has come just before: its sender believed that this turn would see it.
+            self.inner.inbox.tell_host();
+        }
         if self.inner.stage() == Stage::Finished {
             self.inner.finish_shutdown();
             return Ok(false);

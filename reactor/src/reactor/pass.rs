@@ -39,10 +39,14 @@ impl Inner {
         self.in_pass.set(true);
         self.sampled_now.set(None);
         Counters::bump(&self.counters.passes);
-        if self.eventful.get() || limit.is_some() {
-            self.wait_with_deadline(limit)?;
+        let waited = if self.eventful.get() || limit.is_some() {
+            self.wait_with_deadline(limit)
         } else {
-            self.wait_for_events(None)?;
+            self.wait_for_events(None)
+        };
+        if waited.is_err() {
+            self.in_pass.set(false);
+            return waited;
         }
         self.pass_began();
         if self.eventful.get() {
@@ -177,8 +181,8 @@ impl Inner {
             let Some(call) = call else { break };
             Counters::bump(&self.counters.calls);
             match call {
-                Call::Plain(call) => {
-                    self.contain("a callback", || call(&self.handle));
+                Call::Plain(call, made_at) => {
+                    self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
                     self.hook_ran(Token::NOBODY, Hook::Callback);
                 }
                 Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),

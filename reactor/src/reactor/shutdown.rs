@@ -1,5 +1,6 @@
 //! Stopping: the phases from `stop` to the end of `run`.
 
+use std::panic::Location;
 use std::time::Instant;
 
 use crate::core::slots::Token;
@@ -175,7 +176,7 @@ impl Inner {
         let deadline = crate::reactor::timers::deadline(now, self.config.drain_timeout);
         self.set_stage(Stage::Draining(deadline));
         // Ends a wait at the deadline; there is nothing to do but look.
-        self.add_timer_at(deadline, Timer::Call(Box::new(|_| {}))).unref();
+        self.add_timer_at(deadline, Timer::Call(Box::new(|_| {}), Location::caller())).unref();
         self.close_listeners();
         self.abandon_attempts();
         for token in self.tokens(|slot| matches!(slot, Slot::Connection(..))) {

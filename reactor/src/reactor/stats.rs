@@ -77,6 +77,8 @@ pub struct Stats {
     pub slow_hooks: u64,
     /// Connections that are open now.
     pub connections: usize,
+    /// Attempts to connect that are under way now.
+    pub attempts: usize,
     /// Timers that are pending now.
     pub timers: usize,
     /// Bytes queued in all outboxes now.

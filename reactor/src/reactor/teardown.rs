@@ -3,12 +3,13 @@
 //! Destructors may call anything, so this takes things out first, drops them with nothing borrowed, and looks
 //! again until nothing new has come.
 
+use std::rc::Weak;
+
 use crate::net::address::Address;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::shutdown::{Shutdown, Stage};
-use crate::reactor::timers::Timer;
 
 /// Rounds after which destructors that keep making new work are left to themselves.
 const ROUNDS: usize = 8;
@@ -24,17 +25,17 @@ impl Inner {
         for _ in 0..ROUNDS {
             let calls = self.calls.borrow_mut().drain();
             let timers = self.timers.borrow_mut().drain();
-            if calls.is_empty() && timers.is_empty() {
+            let loops = self.loops.take();
+            if calls.is_empty() && timers.is_empty() && loops.is_empty() {
                 return;
+            }
+            for looping in loops.iter().filter_map(Weak::upgrade) {
+                self.contain("a destructor", || looping.abandon());
             }
             for call in calls {
                 self.discard(call);
             }
             for timer in timers {
-                // Handles on a looping call may outlive its timer, and its closure may hold one.
-                if let Timer::Loop(looping) = &timer {
-                    self.contain("a destructor", || looping.abandon());
-                }
                 self.discard(timer);
             }
         }

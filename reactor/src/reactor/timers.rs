@@ -1,6 +1,7 @@
 //! Timers as users see them: [`DelayedCall`].
 
 use std::fmt;
+use std::panic::Location;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ use crate::reactor::watchdog::Hook;
 
 /// What happens when a timer fires.
 pub(crate) enum Timer {
-    Call(Box<dyn FnOnce(&Handle)>),
+    /// With the place that set it, for the log.
+    Call(Box<dyn FnOnce(&Handle)>, &'static Location<'static>),
     /// A call into the protocol of a connection.
     Typed(Token, TypedCall),
     Loop(Rc<Looping>),
@@ -181,8 +183,8 @@ impl Inner {
             let Some((id, timer)) = due else { break };
             Counters::bump(&self.counters.timer_calls);
             match timer {
-                Timer::Call(call) => {
-                    self.contain("a timer", || call(&self.handle));
+                Timer::Call(call, made_at) => {
+                    self.contain(format_args!("a timer set at {made_at}"), || call(&self.handle));
                     self.hook_ran(Token::NOBODY, Hook::Timer);
                 }
                 Timer::Typed(token, call) => {
