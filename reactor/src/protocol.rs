@@ -54,7 +54,9 @@ pub trait Protocol: Any {
         Eof::Close
     }
 
-    /// More is queued than the high mark: whoever produces should stop.
+    /// More is queued than the high mark, after the kernel took what it would: whoever produces should stop until
+    /// [`resume_writing`](Self::resume_writing). While the kernel takes everything at once neither is called; a
+    /// producer that wants to be called again in any case asks for [`Transport::flushed`].
     fn pause_writing(&mut self, transport: &Transport) {
         let _ = transport;
     }

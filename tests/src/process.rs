@@ -7,9 +7,10 @@
 #![allow(unsafe_code, reason = "the standard library has no limits, signals and usage of processes")]
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -174,6 +175,15 @@ fn descriptor_limits() -> libc::rlimit {
 pub fn next_descriptor() -> u64 {
     let file = std::fs::File::open("/dev/null").expect("a descriptor");
     u64::try_from(file.as_raw_fd()).expect("a number")
+}
+
+/// An address of this machine that no other test uses. A port number there is not taken by another test in the moment
+/// when it becomes free.
+#[must_use]
+pub fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    Ipv4Addr::new(127, 1 + high % 250, low, 1 + COUNT.fetch_add(1, Ordering::Relaxed) % 250)
 }
 
 /// The processor time that this process has used.

@@ -50,7 +50,7 @@ fn vacant() -> SocketAddr {
 
 fn bound() -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.bind(&SocketAddr::from((process::own_address(), 0)).into()).unwrap();
     socket
 }
 
@@ -474,7 +474,7 @@ contract! {
     // Line 50. ‡
     fn connecting_to_oneself_is_a_refusal(driver) {
         let world = World::new(driver);
-        // The number is free again when the socket that chose it is closed; others get other numbers first.
+        // The number is free again when the socket that chose it is closed.
         let address = bound().local_addr().unwrap().as_socket().unwrap();
         let endpoint = TcpConnect::new(address).local_addr(address);
         let error = error(&world, world.reactor.connect(endpoint, never()));

@@ -251,6 +251,30 @@ contract! {
     }
 
     // Line 21.
+    fn bytes_given_back_twice_stay_before_what_arrived_meanwhile(driver) {
+        let world = World::new(driver);
+        let taken = Rc::new(RefCell::new(Vec::new()));
+        let (_transport, peer) = {
+            let (taken, mut calls) = (Rc::clone(&taken), 0);
+            world.pair(Script::new(&Log::new()).on_data(move |transport, data| {
+                calls += 1;
+                if calls % 4 == 0 {
+                    taken.borrow_mut().extend_from_slice(data);
+                } else {
+                    transport.unread(data.to_vec());
+                }
+            }))
+        };
+        let data = pattern(1000);
+        for piece in data.chunks(10) {
+            assert_eq!(peer.try_send(piece), piece.len());
+            world.turns(1);
+        }
+        world.until("all data", || taken.borrow().len() == data.len());
+        assert!(*taken.borrow() == data, "the order changed");
+    }
+
+    // Line 21.
     fn giving_back_more_than_the_limit_fails_the_connection(driver) {
         let world = World::with(driver, |builder| builder.unread_limit(1000));
         let log = Log::new();

@@ -143,6 +143,23 @@ contract! {
         assert_eq!(world.reactor.stats().system_calls.sends - before, 1);
     }
 
+    // Lines 11 and 27.
+    fn output_that_was_blocked_costs_nothing_once_it_is_drained(driver) {
+        let world = World::new(driver);
+        for more in [0, 100_000] {
+            let (transport, peer, written) = filled(&world, &Log::new());
+            transport.write(&vec![0; more]);
+            world.assert_sleeps("the kernel takes no more");
+            let _ = peer.receive(written + more);
+            assert_eq!(transport.queued(), 0);
+            world.assert_sleeps("nothing is queued any more");
+            let before = world.reactor.stats().system_calls.controls;
+            transport.write(b"x");
+            assert_eq!(peer.receive(1), b"x");
+            assert_eq!(world.reactor.stats().system_calls.controls, before, "the kernel takes this at once");
+        }
+    }
+
     // Line 27.
     fn a_write_of_any_size_never_blocks(driver) {
         let world = World::new(driver);

@@ -317,15 +317,25 @@ contract! {
         world.until("the refusal", || second.borrow().is_some());
         assert!(failed(&second).unwrap().contains("piped"), "{second:?}");
         assert_eq!(*first.borrow(), None);
-        let (third, _peer) = world.pair(Script::new(&Log::new()));
-        r.target.abort_connection();
-        world.until("the loss", || r.target_log.lost().is_some());
-        let to_lost = pipe(&third, &r.target);
-        let from_lost = pipe(&r.target, &third);
-        world.until("the refusals", || to_lost.borrow().is_some() && from_lost.borrow().is_some());
-        assert_eq!(failed(&to_lost).as_deref(), Some("aborted"));
-        assert_eq!(failed(&from_lost).as_deref(), Some("aborted"));
-        assert!(!third.is_closing());
+        assert!(!r.source.is_closing() && !r.target.is_closing(), "the first pipe goes on");
+    }
+
+    // Line 34.
+    fn a_pipe_with_a_lost_side_fails_and_ends_the_other(driver) {
+        let world = World::new(driver);
+        let lost_log = Log::new();
+        let (lost, _peer) = world.pair(Script::new(&lost_log));
+        lost.abort_connection();
+        world.until("the loss", || lost_log.lost().is_some());
+        for lost_is_target in [true, false] {
+            let log = Log::new();
+            let (other, peer) = world.pair(Script::new(&log));
+            let outcome = if lost_is_target { pipe(&other, &lost) } else { pipe(&lost, &other) };
+            world.until("the outcome", || outcome.borrow().is_some());
+            assert_eq!(failed(&outcome).as_deref(), Some("aborted"));
+            world.until("the other loss", || log.lost().is_some());
+            assert_eq!(peer.receive_to_end().1, Ending::Reset);
+        }
     }
 
     // Line 34.

@@ -43,6 +43,7 @@ pub(crate) struct Pool {
     total: Cell<usize>,
     /// The backlog that the next small write takes: most are given back before another is wanted.
     quick: Cell<Option<Box<Backlog>>>,
+    #[allow(clippy::vec_box, reason = "the box itself is what outboxes take and give back")]
     backlogs: RefCell<Vec<Box<Backlog>>>,
     segments: RefCell<Vec<Vec<u8>>>,
     /// Shared buffers that were sent: their owners' destructors are user code, so they wait for a moment in

@@ -552,6 +552,11 @@ impl Connection {
         self.change(|modes| modes.write_side = WriteSide::Broken);
     }
 
+    /// Whether [`sending_failed`](Self::sending_failed) was called: the connection is as good as lost.
+    pub(crate) fn sending_has_failed(&self) -> bool {
+        self.modes.write_side == WriteSide::Broken
+    }
+
     /// Our direction has ended.
     pub(crate) fn write_side_ended(&mut self, now: Instant) {
         self.change(|modes| modes.write_side = WriteSide::Finished);

@@ -297,7 +297,7 @@ impl Inner {
     pub(crate) fn connection_made(&self, token: Token) {
         self.connections.set(self.connections.get() + 1);
         self.call_hook(token, Hook::ConnectionMade, |protocol, transport| {
-            protocol.connection_made(transport)
+            protocol.connection_made(transport);
         });
     }
 

@@ -181,7 +181,7 @@ impl Inner {
         self.abandon_attempts();
         for token in self.tokens(|slot| matches!(slot, Slot::Connection(..))) {
             self.call_hook(token, Hook::ShuttingDown, |protocol, transport| {
-                protocol.shutting_down(transport)
+                protocol.shutting_down(transport);
             });
         }
     }

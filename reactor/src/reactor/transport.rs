@@ -231,7 +231,10 @@ impl Transport {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
         let (position, reason, waiting) = {
             let machine = self.0.machine.borrow();
-            (machine.position(), machine.reason().cloned(), machine.has_output())
+            // After a failed send the loss is on its way, and nothing more will be taken.
+            let waiting = machine.has_output() || machine.sending_has_failed();
+            let position = if machine.sending_has_failed() { u64::MAX } else { machine.position() };
+            (position, machine.reason().cloned(), waiting)
         };
         if let Some(reason) = reason {
             resolver.resolve(Err(reason));
@@ -288,7 +291,8 @@ impl Transport {
     ///
     /// This is for a protocol that pauses in the middle of a chunk, or hands the connection over with
     /// [`switch_protocol`](Self::switch_protocol). Bytes of an incomplete message are better kept: given back,
-    /// they return in the very next pass. More than the unread limit (1 MiB) ends the connection with
+    /// they return in the very next pass. Of several calls in one hook, what was given back last comes first. More
+    /// than the unread limit (1 MiB) ends the connection with
     /// [`Reason::Failed`].
     pub fn unread(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
@@ -548,7 +552,12 @@ impl Transport {
         if self.is_closing() {
             call.stop();
         } else {
-            self.with_extra(|extra| extra.loops.push(call.clone()));
+            self.with_extra(|extra| {
+                if extra.loops.len() == extra.loops.capacity() {
+                    extra.loops.retain(LoopingCall::is_running);
+                }
+                extra.loops.push(call.clone());
+            });
         }
         call
     }
