@@ -2,7 +2,7 @@
 //!
 //! Run it:      cargo run --release --example chat
 //! Elsewhere:   cargo run --release --example chat -- tcp:9000:interface=127.0.0.1
-//! Talk to it:  nc 127.0.0.1 8001        (from two terminals)
+//! Talk to it:  nc 127.0.0.1 8000        (from two terminals)
 //!
 //! The first line is your nickname. Then everything you type goes to all, but for
 //! `/who`, `/msg NAME TEXT`, `/kick NAME` and `/quit`.
@@ -136,7 +136,7 @@ impl LineReceiver for Member {
 }
 
 fn main() -> Result<(), Failure> {
-    let [endpoint] = arguments("chat", "A chat of lines.", [("ENDPOINT", Some("tcp:8001"))]);
+    let [endpoint] = arguments("chat", "A chat of lines.", [("ENDPOINT", Some("tcp:8000"))]);
     init_logging();
 
     let reactor = Reactor::new()?;

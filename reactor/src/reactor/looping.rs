@@ -297,7 +297,10 @@ impl Looping {
         }
         // Dropped after its borrow: a user's closure. While it runs it is not here, and `fire` drops it.
         let action = self.action.borrow_mut().take();
-        drop(action);
+        match self.handle.inner() {
+            Some(inner) => inner.discard(action),
+            None => drop(action),
+        }
         let mut waiting = self.waiting.take().into_iter();
         if let Err(error) = outcome {
             // The first to ask gets the error itself, the others its text.

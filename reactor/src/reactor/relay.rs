@@ -29,8 +29,6 @@ impl Inner {
             || target.with_extra(|extra| extra.relay_from.is_some());
         let refusal = if busy {
             Some(Reason::failed("one of the connections is piped this way already"))
-        } else if source.0.token == target.0.token {
-            None
         } else {
             let reason = source.0.machine.borrow().reason().or(target.0.machine.borrow().reason()).cloned();
             if let Some(reason) = &reason {
