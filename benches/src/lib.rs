@@ -1,6 +1,7 @@
 //! Measures twistor beside hand-written epoll loops and other event loops.
 //!
-//! - [`peer`]: which servers there are. Each is a program of its own in `src/bin`, built on [`serve`] (and [`chat`]).
+//! - [`peer`]: which servers there are. Each is a program of its own in `src/bin`, built on [`serve`] (and [`chat`]);
+//!   those of [`libuv`] are in C.
 //! - [`server`]: starting one, pinned, and asking the kernel about it.
 //! - [`load`]: the clients. They verify every byte that comes back.
 //! - [`scenario`]: which load, how much of it, and what is measured.
@@ -13,6 +14,7 @@ pub mod args;
 pub mod chat;
 pub mod compare;
 pub mod count;
+pub mod libuv;
 pub mod load;
 pub mod neighbours;
 pub mod pattern;

@@ -1,16 +1,17 @@
 //! The command of this directory: see `README.md`, or run it without arguments.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::{env, fs, io};
 
 use twistor_benches::args::{Arguments, Command};
 use twistor_benches::compare::{Plan, compare};
 use twistor_benches::count::count;
+use twistor_benches::peer::{self, Peer};
 use twistor_benches::report::number;
 use twistor_benches::server::{CLIENT_CPU, Server};
-use twistor_benches::{peer, scenario, sys};
+use twistor_benches::{libuv, scenario, sys};
 
 /// Descriptors that the scenario with the most connections needs on each side, with room.
 const DESCRIPTORS: u64 = 12_000;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<ExitCode> {
-    let arguments = Arguments::parse(env::args().skip(1))?;
+    let mut arguments = Arguments::parse(env::args().skip(1))?;
     if arguments.command == Command::List {
         list();
         return Ok(ExitCode::SUCCESS);
@@ -34,7 +35,7 @@ fn run() -> io::Result<ExitCode> {
     if cfg!(debug_assertions) {
         return Err(io::Error::other("figures of a debug build mean nothing: cargo run --release"));
     }
-    build_peers()?;
+    build_peers(&mut arguments.peers)?;
     prepare()?;
     let (markdown, chart, failures) = match arguments.command {
         Command::Compare => {
@@ -87,9 +88,13 @@ fn load(arguments: &Arguments) -> io::Result<()> {
 }
 
 /// `cargo run` builds only this program; the peers are programs of their own. Started without cargo, whoever did so
-/// has built them.
-fn build_peers() -> io::Result<()> {
-    let (Some(cargo), Some(directory)) = (env::var_os("CARGO"), env::var_os("CARGO_MANIFEST_DIR")) else {
+/// has built them. Takes those from `peers` that cannot be built here.
+fn build_peers(peers: &mut Vec<Peer>) -> io::Result<()> {
+    let directory = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    if peers.contains(&peer::LIBUV) && !libuv::build(directory.as_deref())? {
+        peers.retain(|peer| *peer != peer::LIBUV);
+    }
+    let (Some(cargo), Some(directory)) = (env::var_os("CARGO"), directory) else {
         return Ok(());
     };
     let program = env::current_exe()?;

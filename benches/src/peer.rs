@@ -30,6 +30,9 @@ pub const BASELINE: Peer =
 /// The baseline once more, as a process of its own: how far its ratio strays from 1 is what a ratio is worth.
 pub const CONTROL: Peer = Peer { name: "raw-level (control)", ..BASELINE };
 
+/// In C, and left out where libuv is not installed.
+pub const LIBUV: Peer = Peer { name: "libuv", echo: &["echo_libuv"], chat: Some("chat_libuv") };
+
 /// All but the control.
 pub const ALL: &[Peer] = &[
     BASELINE,
@@ -38,6 +41,7 @@ pub const ALL: &[Peer] = &[
     #[cfg(feature = "twistor")]
     Peer { name: "twistor", echo: &["echo_twistor"], chat: Some("chat_twistor") },
     Peer { name: "calloop", echo: &["echo_calloop"], chat: None },
+    LIBUV,
     Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio") },
     Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None },
 ];

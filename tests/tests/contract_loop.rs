@@ -401,7 +401,7 @@ contract! {
                 let port = handle.listen("tcp:0:interface=127.0.0.1", |_| Script::new(&Log::new()));
                 let port = port.expect("a port");
                 let client = Script::new(&Log::new())
-                    .on_made(|transport| transport.lose_connection())
+                    .on_made(Transport::lose_connection)
                     .on_lost(move |_, _| lost());
                 handle.connect_protocol(format!("tcp:{}", port.local_addr()), client).on_done(move |_, _| {
                     let _ = port.stop_listening();

@@ -218,6 +218,7 @@ impl Inner {
 
     /// Tells the protocol that the peer has finished, unless something has to be delivered first.
     fn tell_peer_end(&self, transport: &Transport) {
+        self.switch_first(transport);
         if !transport.0.machine.borrow_mut().take_peer_end() || self.relay_ended(transport) {
             return;
         }
@@ -258,6 +259,7 @@ impl Inner {
         transport.0.awaits_redelivery.set(false);
         let mut budget = self.config.budgets.read;
         loop {
+            self.switch_first(&transport);
             let bytes = {
                 let mut machine = transport.0.machine.borrow_mut();
                 if !machine.wants_redelivery() { None } else { machine.take_unread() }
@@ -495,6 +497,13 @@ impl Inner {
         if attention.is_empty() {
             // Keeps the list's memory.
             *attention = list;
+        }
+    }
+
+    /// Switches before it is decided what the protocol is told next: a new one may pause or close when it is greeted.
+    fn switch_first(&self, transport: &Transport) {
+        if transport.0.may_switch() {
+            self.call_hook_if_switching(transport);
         }
     }
 

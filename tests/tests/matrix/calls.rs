@@ -1,0 +1,440 @@
+//! The calls: every public method, with values that are counted.
+
+use std::io::{IoSlice, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use twistor::endpoint::KeepAlive;
+use twistor::{Deferred, Handle, SharedFactory, ShutdownPhase, Timeouts, Transport};
+
+use crate::Echo;
+use crate::stage::{BLOCK, Dropper, HOUR, Memory, Other, Place, Probe, Stage, Value, Watched, stage};
+
+pub(crate) type OnTransport = (&'static str, fn(&Stage, &Transport, &Transport));
+
+/// Calls on a connection: the hook's own, and another.
+pub(crate) const ON_TRANSPORT: &[OnTransport] = &[
+    ("write", |_, it, _| it.write(b"written")),
+    ("write_bytes, small", |_, it, _| it.write_bytes(&b"written"[..])),
+    ("write_bytes, large", |_, it, _| it.write_bytes(&BLOCK[..])),
+    ("write_vectored", |_, it, _| {
+        it.write_vectored(&[IoSlice::new(b"a"), IoSlice::new(b""), IoSlice::new(b"b")]);
+    }),
+    ("write_fmt", |_, it, _| write!(it, "{} {}", 1, 2)),
+    ("io::Write", |_, it, _| {
+        let mut it = it;
+        let written = Write::write(&mut it, b"written");
+        assert_eq!(written.is_err(), it.is_closing());
+        it.flush().unwrap();
+    }),
+    ("try_write", |_, it, _| {
+        let fits = it.try_write(b"written");
+        assert!(!fits || !it.is_closing());
+    }),
+    ("send_file", |_, it, _| {
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let value = Value::new();
+        it.send_file(file, 10..2000).on_done(move |_, _| drop(value));
+    }),
+    ("send_file beyond the end", |_, it, _| {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        drop(it.send_file(file, 0..2000));
+    }),
+    ("flushed", |_, it, _| {
+        let value = Value::new();
+        it.write(b"written");
+        it.flushed().on_done(move |_, _| drop(value));
+    }),
+    ("pause_reading", |_, it, _| {
+        it.pause_reading();
+        assert!(!it.is_reading());
+    }),
+    ("resume_reading", |_, it, _| {
+        it.pause_reading();
+        it.resume_reading();
+        assert!(it.is_reading());
+    }),
+    ("unread", |_, it, _| it.unread(&b"again"[..])),
+    ("unread, paused", |_, it, _| {
+        it.pause_reading();
+        it.unread(Bytes::from_owner(Memory(Dropper::new())));
+    }),
+    ("unread, too much", |_, it, _| {
+        it.unread(&BLOCK[..]);
+        it.unread(&b"one more"[..]);
+    }),
+    ("lose_connection", |_, it, _| {
+        it.write(b"last words");
+        it.lose_connection();
+        assert!(it.is_closing());
+    }),
+    ("abort_connection", |_, it, _| it.abort_connection()),
+    ("abort_connection after lose_connection", |_, it, _| {
+        it.lose_connection();
+        it.abort_connection();
+        it.lose_connection();
+    }),
+    ("lose_write_connection", |_, it, _| it.lose_write_connection()),
+    ("fail", |_, it, _| it.fail("a failure")),
+    ("check", |_, it, _| {
+        assert_eq!(it.check(Ok::<_, String>(1)), Some(1));
+        assert_eq!(it.check(Err::<u32, _>("a failure")), None);
+    }),
+    ("switch_protocol, another type", |_, it, _| it.switch_protocol(Other(Value::new()))),
+    ("switch_protocol, the same type", |_, it, _| it.switch_protocol(Probe::new(false))),
+    ("switch_protocol twice", |_, it, _| {
+        it.unread(&b"for the next"[..]);
+        it.switch_protocol(Other(Value::new()));
+        it.switch_boxed(Box::new(Probe::new(false)));
+    }),
+    ("switch_protocol and abort", |_, it, _| {
+        it.switch_protocol(Other(Value::new()));
+        it.abort_connection();
+    }),
+    ("pipe", |_, it, second| {
+        let value = Value::new();
+        it.pipe(second).on_done(move |_, _| drop(value));
+    }),
+    ("pipe to itself", |_, it, _| drop(it.pipe(it))),
+    ("pipe both ways", |_, it, second| {
+        drop(it.pipe(second));
+        drop(second.pipe(it));
+        drop(it.pipe(second));
+    }),
+    ("pipe and abort", |_, it, second| {
+        drop(it.pipe(second));
+        second.abort_connection();
+    }),
+    ("set_watermarks", |_, it, _| {
+        it.set_watermarks(0, 0);
+        it.write_bytes(&BLOCK[..]);
+        it.set_watermarks(usize::MAX, usize::MAX);
+    }),
+    ("set_write_limit", |_, it, _| {
+        it.set_write_limit(1);
+        it.write(b"12");
+        it.write(b"34");
+    }),
+    ("set_timeouts", |_, it, _| {
+        it.set_timeouts(Timeouts::new().idle(HOUR).minimum_rate(1, HOUR));
+        let _ = it.timeouts();
+    }),
+    ("set_timeouts, passed", |_, it, _| it.set_timeouts(Timeouts::new().total(Duration::from_nanos(1)))),
+    ("socket options", |_, it, _| {
+        let _ = it.set_nodelay(false);
+        let _ = it.set_keep_alive(Some(KeepAlive::default()));
+        let _ = it.set_keep_alive(None);
+    }),
+    ("questions", |stage, it, _| {
+        assert_eq!(it.peer_addr(), it.clone().peer_addr());
+        assert_eq!(it.local_addr(), stage.port.local_addr());
+        let found = stage.handle.transport(it.id());
+        assert!(found.is_none_or(|found| found.id() == it.id()));
+        assert!(!format!("{it:?} {} {:?}", it.id(), it.reactor()).is_empty());
+        let _ = (it.queued(), it.is_closing(), it.stats(), it.is_reading());
+    }),
+    ("connection", |_, it, _| {
+        assert!(it.connection::<Echo>().is_none());
+        let value = Value::new();
+        if let Some(connection) = it.connection::<Probe>() {
+            assert_eq!(connection.transport().id(), connection.clone().id());
+            assert!(connection.post(move |_, _| drop(value)));
+        }
+    }),
+    ("Connection::post, closing", |_, it, _| {
+        let value = Value::new();
+        if let Some(connection) = it.connection::<Probe>() {
+            it.lose_connection();
+            assert!(!connection.post(move |_, _| drop(value)));
+        }
+    }),
+    ("Connection::post, and switch", |_, it, _| {
+        let value = Value::new();
+        if let Some(connection) = it.connection::<Probe>() {
+            connection.post(move |_, _| drop(value));
+        }
+        it.switch_protocol(Other(Value::new()));
+    }),
+    ("call_later", |_, it, _| {
+        let (now, later) = (Value::new(), Value::new());
+        it.call_later::<Probe>(Duration::ZERO, move |_, _| drop(now));
+        it.call_later::<Probe>(HOUR, move |_, _| drop(later));
+    }),
+    ("call_later for another type", |_, it, _| {
+        let value = Value::new();
+        it.call_later::<Echo>(Duration::ZERO, move |_, _| drop(value));
+    }),
+    ("every", |_, it, _| {
+        let value = Value::new();
+        it.every::<Probe>(Duration::from_micros(1), move |_, it| {
+            let _ = &value;
+            it.write(b"tick");
+        });
+    }),
+    ("every, stopped", |_, it, _| {
+        let value = Value::new();
+        let looping = it.every::<Probe>(HOUR, move |_, _| {
+            let _ = &value;
+        });
+        looping.stop();
+    }),
+    ("Deferred::deliver", |stage, it, _| {
+        let value = Value::new();
+        let (resolver, deferred) = Deferred::<Value, String>::new(&stage.handle);
+        deferred.deliver::<Probe>(it, move |_, _, _| drop(value));
+        resolver.resolve(Ok(Value::new()));
+    }),
+];
+
+/// Whether the reactor was dropped before the call.
+fn stage_is_gone() -> bool {
+    stage().is_some_and(|stage| stage.place == Place::Afterwards)
+}
+
+pub(crate) type OnAnything = (&'static str, fn(&Stage));
+
+/// Calls on everything else.
+pub(crate) const ON_ANYTHING: &[OnAnything] = &[
+    ("Reactor::run", |stage| {
+        if let Some(reactor) = stage.reactor.borrow().as_ref().filter(|_| stage.in_loop()) {
+            assert!(reactor.run().is_err());
+            assert!(reactor.run_until_idle().is_err());
+            assert!(reactor.turn(None).is_err());
+            assert!(reactor.turn(Some(Duration::ZERO)).is_err());
+            assert!(!format!("{reactor:?}").is_empty());
+        }
+    }),
+    ("Handle::current", |stage| assert_eq!(Handle::current().is_some(), stage.in_loop())),
+    ("Handle::listen", |stage| {
+        let port = stage.handle.listen("tcp:0:interface=127.0.0.1", Watched::new());
+        assert_eq!(port.is_err(), stage_is_gone());
+    }),
+    ("Handle::listen, refused", |stage| {
+        assert!(stage.handle.listen(stage.address(), Watched::new()).is_err() || !stage.port.is_listening());
+        assert!(stage.handle.listen("nonsense", Watched::new()).is_err());
+    }),
+    ("Handle::listen, shared factory", |stage| {
+        let factory = SharedFactory::new(Watched::new());
+        for _ in 0..2 {
+            let _ = stage.handle.listen("tcp:0:interface=127.0.0.1", factory.clone());
+        }
+    }),
+    ("Handle::connect", |stage| {
+        let value = Value::new();
+        stage.handle.connect(stage.address(), Watched::new()).on_done(move |_, _| drop(value));
+    }),
+    ("Handle::connect, cancelled", |stage| {
+        let value = Value::new();
+        let deferred = stage.handle.connect(stage.address(), Watched::new());
+        deferred.cancel();
+        assert!(!deferred.cancel());
+        deferred.on_done(move |_, _| drop(value));
+    }),
+    ("Handle::connect, nonsense", |stage| drop(stage.handle.connect("nonsense", Watched::new()))),
+    ("Handle::connect_protocol", |stage| {
+        drop(stage.handle.connect_protocol(stage.address(), Probe::new(false)));
+    }),
+    ("Handle::connector", |stage| {
+        let connector = stage.handle.connector(stage.address()).unwrap();
+        assert!(!format!("{:?}", connector.endpoint()).is_empty());
+        drop(connector.connect(Watched::new()));
+        drop(connector.connect(Watched::new()));
+    }),
+    ("Handle::call_soon", |stage| {
+        let value = Value::new();
+        let call = stage.handle.call_soon(move |_| drop(value));
+        assert_eq!(call.is_active(), !stage_is_gone());
+    }),
+    ("CallHandle::cancel", |stage| {
+        stage.call.borrow().cancel();
+        assert!(!stage.call.borrow().is_active());
+        let value = Value::new();
+        let call = stage.handle.call_soon(move |_| drop(value));
+        assert_eq!(call.cancel(), !stage_is_gone());
+        assert!(!call.cancel() && !call.is_active());
+    }),
+    ("Handle::call_later", |stage| {
+        let value = Value::new();
+        stage.handle.call_later(Duration::ZERO, move |_| drop(value));
+    }),
+    ("Handle::call_at", |stage| {
+        let value = Value::new();
+        stage.handle.call_at(stage.handle.now(), move |_| drop(value));
+    }),
+    ("DelayedCall::cancel", |stage| {
+        stage.delayed.borrow().cancel();
+        assert!(!stage.delayed.borrow().cancel() && !stage.delayed.borrow().is_active());
+    }),
+    ("DelayedCall::reset", |stage| {
+        let _ = stage.delayed.borrow().reset(Duration::ZERO);
+    }),
+    ("DelayedCall::delay", |stage| {
+        let _ = (stage.delayed.borrow().delay(HOUR), stage.delayed.borrow().deadline());
+    }),
+    ("DelayedCall::unref", |stage| stage.delayed.borrow().unref()),
+    ("DelayedCall::cancel_on_drop", |stage| {
+        let call = stage.delayed.borrow().clone();
+        drop(call.cancel_on_drop());
+        assert!(!stage.delayed.borrow().is_active());
+    }),
+    ("typed DelayedCall", |stage| {
+        if let Some(call) = &*stage.typed_delayed.borrow() {
+            let _ = (call.delay(HOUR), call.reset(HOUR), call.deadline(), call.is_active());
+            call.unref();
+            call.cancel();
+            assert!(!call.is_active());
+        }
+    }),
+    ("Handle::every", |stage| {
+        let value = Value::new();
+        let mut rounds = 0;
+        stage.handle.every(Duration::from_micros(1), move |_, _| {
+            let _ = &value;
+            rounds += 1;
+            assert!(rounds < 1_000_000);
+        });
+    }),
+    ("Handle::every, with a Deferred", |stage| {
+        let value = Value::new();
+        stage.handle.every(Duration::from_micros(1), move |handle, _| {
+            let _ = &value;
+            let (resolver, deferred) = Deferred::<(), String>::new(handle);
+            handle.call_soon(move |_| {
+                resolver.resolve(Ok(()));
+            });
+            deferred
+        });
+    }),
+    ("LoopingCall::stop", |stage| {
+        stage.looping.borrow().stop();
+        assert!(!stage.looping.borrow().stop() && !stage.looping.borrow().is_running());
+    }),
+    ("LoopingCall::reset", |stage| {
+        let reset = stage.looping.borrow().reset();
+        assert!(reset || !stage.looping.borrow().is_running() || stage.place != Place::Loop);
+        let _ = stage.looping.borrow().skipped();
+    }),
+    ("LoopingCall::unref", |stage| stage.looping.borrow().unref()),
+    ("LoopingCall::finished", |stage| {
+        let value = Value::new();
+        stage.looping.borrow().finished().on_done(move |_, _| drop(value));
+        stage.looping.borrow().stop();
+    }),
+    ("typed LoopingCall", |stage| {
+        if let Some(looping) = &*stage.typed_looping.borrow() {
+            let value = Value::new();
+            looping.finished().on_done(move |_, _| drop(value));
+            let _ = (looping.reset(), looping.skipped(), looping.is_running());
+            looping.unref();
+            looping.stop();
+            assert!(!looping.is_running());
+        }
+    }),
+    ("Handle::before_wait", |stage| {
+        let value = Value::new();
+        stage.handle.before_wait(move |_| {
+            let _ = &value;
+        });
+    }),
+    ("Handle::stop", |stage| {
+        stage.handle.stop();
+        stage.handle.stop();
+        assert!(stage.handle.is_stopping());
+    }),
+    ("Handle::on_shutdown", |stage| {
+        for phase in [ShutdownPhase::Before, ShutdownPhase::During, ShutdownPhase::After] {
+            let value = Value::new();
+            stage.handle.on_shutdown(phase, move |handle| {
+                drop(value);
+                let (resolver, deferred) = Deferred::<(), String>::new(handle);
+                handle.call_soon(move |_| {
+                    resolver.resolve(Err("a failure".to_owned()));
+                });
+                deferred
+            });
+        }
+        stage.handle.stop();
+    }),
+    ("Handle::remote", |stage| {
+        let remote = stage.handle.remote();
+        let value = Value::new();
+        let sent = remote.call(move |_| {
+            let _value = value;
+        });
+        assert_eq!(sent.is_err(), !remote.is_alive());
+    }),
+    ("Remote::call", |stage| {
+        for _ in 0..3 {
+            let value = Value::new();
+            drop(stage.remote.call(move |_| {
+                let _value = value;
+            }));
+        }
+    }),
+    ("Remote::stop", |stage| stage.remote.stop()),
+    ("Handle::channel", |stage| {
+        let value = Value::new();
+        let sender = stage.handle.channel(1, move |_, _: Value| {
+            let _ = &value;
+        });
+        assert_eq!(sender.is_err(), stage_is_gone());
+        if let Ok(sender) = sender {
+            let sent = sender.clone().send(Value::new());
+            assert!(sent.is_ok() || !stage.remote.is_alive());
+            assert!(sender.send(Value::new()).is_err());
+        }
+    }),
+    ("Sender::send", |stage| {
+        let _ = stage.sender.send(Value::new());
+        let _ = stage.sender.send(Value::new());
+        assert!(stage.sender.send(Value::new()).is_err());
+    }),
+    ("Deferred::on_done", |stage| {
+        let value = Value::new();
+        if let Some((_, deferred)) = stage.pending.take() {
+            deferred.on_done(move |_, _| drop(value));
+        }
+    }),
+    ("Resolver::resolve", |stage| {
+        let value = Value::new();
+        if let Some((resolver, deferred)) = stage.pending.take() {
+            assert!(resolver.resolve(Ok(1)));
+            deferred.cancel();
+            deferred.on_done(move |_, _| drop(value));
+        }
+    }),
+    ("Resolver::resolve, nobody cares", |stage| {
+        if let Some((resolver, deferred)) = stage.pending.take() {
+            assert!(!deferred.cancel());
+            drop(deferred);
+            resolver.resolve(Err("a failure".to_owned()));
+        }
+    }),
+    ("Handle, questions", |stage| {
+        let handle = stage.handle.clone();
+        let _ = (handle.now(), handle.next_deadline(), handle.stats(), handle.lag(), handle.ports());
+        assert!(!format!("{handle:?} {:?} {}", stage.remote, handle.stats()).is_empty());
+        assert!(!format!("{:?} {:?}", stage.port, stage.looping).is_empty());
+        assert!(!format!("{:?} {:?} {:?}", stage.delayed, stage.call, stage.sender).is_empty());
+    }),
+    ("Port::stop_listening", |stage| {
+        let value = Value::new();
+        stage.port.stop_listening().on_done(move |_, _| drop(value));
+        drop(stage.port.stop_listening());
+        assert!((!stage.port.is_listening() && !stage.port.is_accepting()) || stage_is_gone());
+    }),
+    ("Port::pause_accepting", |stage| {
+        stage.port.pause_accepting();
+        assert!(!stage.port.is_accepting());
+    }),
+    ("Port::resume_accepting", |stage| {
+        stage.port.pause_accepting();
+        stage.port.resume_accepting();
+        assert_eq!(stage.port.is_accepting(), stage.port.is_listening());
+    }),
+    ("Port::unref", |stage| {
+        stage.port.unref();
+        stage.port.unref();
+        assert!(!format!("{:?}", stage.port.reactor()).is_empty());
+    }),
+];
