@@ -1,5 +1,5 @@
-/* Chat on libuv: every line goes to every member, one `uv_try_write` each, and `uv_write` for what the kernel did not
- * take. A member that does not read is kept up to LIMIT bytes behind, then dropped. */
+/* Chat on libuv: every line goes to every member, one `uv_try_write` each, and `uv_write` for what the kernel
+ * did not take. A member that does not read is kept up to LIMIT bytes behind, then dropped. */
 
 #include "serve_libuv.h"
 

@@ -1,5 +1,6 @@
-/* Echo on libuv, as its users write it: `uv_try_write` from the read callback, `uv_write` for what the kernel did not
- * take. While something is queued the connection does not read; so it never holds more than one buffer. */
+/* Echo on libuv, as its users write it: `uv_try_write` from the read callback, `uv_write` for what the
+ * kernel did not take. While something is queued the connection does not read; so it never holds more than
+ * one buffer. */
 
 #include "serve_libuv.h"
 

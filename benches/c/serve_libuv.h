@@ -1,5 +1,5 @@
-/* What both libuv peers share, as ../src/serve.rs is for those in Rust: the command line (ADDR:PORT, IPv4 only), a
- * listener with the options that all peers have, and the line that says where it listens. */
+/* What both libuv peers share, as ../src/serve.rs is for those in Rust: the command line (ADDR:PORT, IPv4
+ * only), a listener with the options that all peers have, and the line that says where it listens. */
 
 #ifndef SERVE_LIBUV_H
 #define SERVE_LIBUV_H

@@ -1,5 +1,5 @@
-//! The peer that is not built by cargo: its two servers in `c/` are compiled by `cc` into the directory that this
-//! program runs from, beside the others, where libuv and its headers are installed.
+//! The peer that is not built by cargo: where libuv and its headers are installed, its two servers in `c/`
+//! are compiled by `cc` into the directory that this program runs from, beside the others.
 
 use std::io;
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 /// Its programs, and their sources in `c/`.
 const PROGRAMS: [&str; 2] = ["echo_libuv", "chat_libuv"];
 
-/// Compiles the servers from the package in `directory`. Without one (started without cargo), they must be there
-/// already. `false`, and a message, if there is no libuv: the peer is to be left out.
+/// Compiles the servers from the package in `directory`. Without one (started without cargo), they must be
+/// there already. `false`, and a message, if there is no libuv: the peer is to be left out.
 ///
 /// # Errors
 /// There is libuv, but the servers do not compile.
