@@ -2,7 +2,7 @@
 //!
 //! A seed is a small world: some connections to plain sockets, some between two ends of the same reactor, and some
 //! dozens of passes in which every hook does something at random, as do the sockets. A failing seed is named by the
-//! test; `TWISTOR_SEED=n` plays it alone. Every stream carries bytes that say from their place which stream and
+//! test; `TWISTOR_SEED=n` plays it alone, `TWISTOR_SEED=n..m` a range. Every stream carries bytes that say from their place which stream and
 //! position they belong to.
 
 use std::cell::{Cell, RefCell};
@@ -23,9 +23,9 @@ use twistor::{
     Timeouts, Transport,
 };
 use twistor_tests::process::open_descriptors;
-use twistor_tests::{Driver, contract, in_child};
+use twistor_tests::{Driver, Event, Log, Script, World, contract, in_child};
 
-const SEEDS: u64 = 5000;
+const SEEDS: u64 = 3000;
 const MOST_CONNECTIONS: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Length of the text of which every stream is a turn.
@@ -557,7 +557,7 @@ impl<const N: u8> Protocol for Hammer<N> {
         match life.panicked.get() {
             Panicked::No if told => self.game.fault("no hook has panicked, but the loss says so"),
             Panicked::Open if !told => {
-                self.game.fault(format!("a hook panicked, but the loss says: {reason}"))
+                self.game.fault(format!("a hook panicked, but the loss says: {reason}"));
             }
             // One that was aborted before is lost already; one that was flushing is not.
             _ => {}
@@ -796,8 +796,13 @@ fn finish(reactor: &Reactor, game: &Rc<Game>, mut plain: Vec<Plain>) {
 
 fn hammer(driver: Driver) {
     std::fs::write(text_file(), text()).expect("a file");
-    let one = std::env::var("TWISTOR_SEED").ok().map(|seed| seed.parse::<u64>().expect("a number"));
-    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let seeds = std::env::var("TWISTOR_SEED").map_or(0..SEEDS, |wanted| {
+        let number = |text: &str| text.parse::<u64>().expect("TWISTOR_SEED is a number or a range n..m");
+        match wanted.split_once("..") {
+            Some((from, to)) => number(from)..number(to),
+            None => number(&wanted)..number(&wanted) + 1,
+        }
+    });
     let mut failures = Vec::new();
     play(driver, u64::MAX);
     let descriptors = open_descriptors();
@@ -822,5 +827,49 @@ fn hammer(driver: Driver) {
 contract! {
     fn the_rules_hold_whatever_hooks_and_peers_do(driver) {
         in_child(module_path!(), driver, || hammer(driver));
+    }
+
+    fn a_protocol_that_pauses_when_it_takes_over_hears_nothing_meanwhile(driver) {
+        let world = World::new(driver);
+        let (first, second) = (Log::new(), Log::new());
+        let (transport, peer) = world.pair(Script::new(&first));
+        transport.unread(&b"again"[..]);
+        peer.finish();
+        transport.switch_protocol(Script::new(&second).on_made(Transport::pause_reading));
+        world.turns(5);
+        assert_eq!(second.events(), [Event::Made]);
+        transport.resume_reading();
+        world.until("the loss", || second.lost().is_some());
+        let lost = Event::Lost("closed".to_owned());
+        assert_eq!(second.events(), [Event::Made, Event::Data(b"again".to_vec()), Event::Eof, lost]);
+    }
+
+    // Seed 971: the switch was made on the way into the hook, after it had been decided to call it.
+    fn a_protocol_that_pauses_when_it_takes_over_does_not_hear_of_the_end_meanwhile(driver) {
+        let world = World::new(driver);
+        let (first, second) = (Log::new(), Log::new());
+        let (transport, peer) = world.pair(Script::new(&first));
+        peer.finish();
+        transport.switch_protocol(Script::new(&second).on_made(Transport::pause_reading));
+        world.turns(5);
+        assert_eq!(second.events(), [Event::Made]);
+        transport.resume_reading();
+        world.until("the loss", || second.lost().is_some());
+        assert_eq!(second.events(), [Event::Made, Event::Eof, Event::Lost("closed".to_owned())]);
+    }
+
+    fn a_protocol_that_lifts_the_time_outs_when_it_takes_over_hears_of_none(driver) {
+        let world = World::new(driver);
+        let (first, second) = (Log::new(), Log::new());
+        let (transport, _peer) = world.pair(Script::new(&first));
+        transport.set_timeouts(Timeouts::new().total(Duration::from_millis(1)));
+        let set = Instant::now();
+        world.turns(1);
+        while set.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        transport.switch_protocol(Script::new(&second).on_made(|it| it.set_timeouts(Timeouts::new())));
+        world.turns(5);
+        assert_eq!((first.events(), second.events()), (vec![Event::Made], vec![Event::Made]));
     }
 }

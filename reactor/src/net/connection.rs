@@ -272,7 +272,8 @@ impl Connection {
         Step::Lose(reason.unwrap_or(Reason::Closed), End::Orderly)
     }
 
-    /// The connection is over. The first call counts.
+    /// The connection is over. The first call counts, and so does the reason of an ending under way: a peer that
+    /// breaks off a connection which we were giving up for a reason of our own does not change that reason.
     pub(crate) fn lose(&mut self, reason: Reason, end: End, pool: &Pool) {
         if self.modes.phase == Phase::Lost {
             return;
@@ -281,7 +282,10 @@ impl Connection {
         self.change(|modes| modes.end = end);
         self.outbox.clear(pool);
         let rare = self.rare();
-        rare.reason = Some(reason);
+        let came_from_outside = matches!(reason, Reason::Reset | Reason::LingerTimeout);
+        if rare.reason.is_none() || !came_from_outside {
+            rare.reason = Some(reason);
+        }
         rare.unread_bytes = 0;
     }
 

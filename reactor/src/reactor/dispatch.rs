@@ -437,10 +437,11 @@ impl Inner {
     /// The timer of a connection's deadlines has fired.
     pub(crate) fn deadline_passed(&self, token: Token) {
         let Some(transport) = self.transport(token) else { return };
+        transport.0.machine.borrow_mut().rare().timer = None;
+        self.switch_first(&transport);
         let now = self.now();
         let passed = {
             let mut machine = transport.0.machine.borrow_mut();
-            machine.rare().timer = None;
             if let Some((reason, end)) = machine.linger_passed(now, &self.config.linger) {
                 if end == End::Abrupt {
                     Counters::bump(&self.counters.linger_timeouts);
