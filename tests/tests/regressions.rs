@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, PanicPolicy, Protocol, ShutdownPhase, Timeouts, Transport};
-use twistor_tests::{Buffers, Driver, Event, Log, Script, World, becomes_readable, contract, in_child};
+use twistor_tests::{Buffers, Event, Log, Script, World, becomes_readable, contract, in_child};
 
 /// Runs a closure when dropped.
 struct OnDrop(Option<Box<dyn FnOnce()>>);
@@ -59,14 +59,6 @@ fn panic_of<R>(f: impl FnOnce() -> R) -> Option<String> {
     Some(payload.downcast_ref::<&str>().map_or_else(|| "something".to_owned(), |text| (*text).to_owned()))
 }
 
-/// Spends time without giving the loop a turn.
-fn spend(time: Duration) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        std::hint::spin_loop();
-    }
-}
-
 extern "C" fn ignore(_: libc::c_int) {}
 
 contract! {
@@ -98,7 +90,7 @@ contract! {
         assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a panic");
         heard(&world);
         world.turns(2);
-        world.reactor.call_soon(|handle| handle.stop());
+        world.reactor.call_soon(twistor::Handle::stop);
         world.reactor.run().expect("a run");
         remote.call(|_| {}).expect("a call");
         assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a run");
@@ -172,31 +164,38 @@ contract! {
     // A port opened while the reactor was shutting down was never closed, and a connection that came through it after
     // the last ones had been aborted kept the loop turning for ever.
     fn a_port_opened_during_the_shutdown_does_not_hold_it(driver) {
-        let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_millis(50)));
+        let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_millis(20)));
         let opened = Rc::new(RefCell::new(None));
         let open = Rc::clone(&opened);
         let script = Script::new(&Log::new()).on_shutting_down(move |transport| {
             let made = || Script::new(&Log::new()).on_shutting_down(|_| {});
             *open.borrow_mut() = transport.reactor().listen("tcp:0:interface=127.0.0.1", move |_| made()).ok();
         });
-        let late = Rc::new(RefCell::new(Vec::new()));
-        let results = Rc::clone(&late);
+        let last = Rc::new(RefCell::new(None));
+        let open = Rc::clone(&last);
         world.reactor.on_shutdown(ShutdownPhase::During, move |handle| {
-            let port = handle.listen("tcp:0:interface=127.0.0.1", |_| Script::new(&Log::new()));
-            results.borrow_mut().push(port.is_err());
+            let keep = || Script::new(&Log::new()).on_shutting_down(|_| {});
+            *open.borrow_mut() = handle.listen("tcp:0:interface=127.0.0.1", move |_| keep()).ok();
+            let (resolver, deferred) = Deferred::<(), String>::new(handle);
+            handle.call_later(Duration::from_millis(20), move |_| {
+                resolver.resolve(Ok(()));
+            });
+            deferred
         });
         let (_transport, _peer) = world.pair(script);
         world.reactor.stop();
         let (start, mut clients) = (Instant::now(), Vec::new());
         while world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn") {
             assert!(start.elapsed() < Duration::from_secs(5), "the shutdown does not end");
-            if let Some(port) = &*opened.borrow() {
+            for port in [&opened, &last].iter().filter_map(|port| port.borrow().clone()) {
                 let address = port.local_addr().socket_addr().expect("an IP port");
-                clients.extend(std::net::TcpStream::connect(address));
+                if port.is_listening() && clients.len() < 150 {
+                    clients.extend(std::net::TcpStream::connect(address));
+                }
             }
         }
-        assert_eq!(*late.borrow(), [true], "a port is refused once connections are over");
-        assert!(world.reactor.ports().is_empty(), "{:?}", world.reactor.ports());
+        assert!(!opened.borrow().as_ref().is_some_and(twistor::Port::is_listening), "it is still open");
+        assert_eq!(world.reactor.stats().connections, 0);
     }
 
     // The error given to `fail` is a user's value, but its destructor ran under a borrow of the connection when the
@@ -205,13 +204,12 @@ contract! {
         let world = World::new(driver);
         let (drops, log) = (Rc::new(Cell::new(0)), Log::new());
         let count = Rc::clone(&drops);
-        let (transport, _peer) = world.pair(Script::new(&log).on_data(move |transport, _| {
+        let (transport, peer) = world.pair(Script::new(&log).on_data(move |transport, _| {
             transport.fail(curious(transport, &count));
             transport.fail(curious(transport, &count));
             transport.abort_connection();
             transport.fail(curious(transport, &count));
         }));
-        let peer = &_peer;
         peer.send(b"x");
         drop(transport);
         world.until("the loss", || log.lost().is_some());
@@ -226,12 +224,11 @@ contract! {
     fn an_error_that_panics_when_dropped_ends_nothing_but_its_connection(driver) {
         let world = World::new(driver);
         let log = Log::new();
-        let (transport, peer) = world.pair(Script::new(&log).on_data(|transport, _| {
+        let (transport, mut peer) = world.pair(Script::new(&log).on_data(|transport, _| {
             transport.fail(Failure(OnDrop::new(|| panic!("in a destructor"))));
         }));
         drop(transport);
         peer.send(b"x");
-        let mut peer = peer;
         let left = panic_of(|| {
             world.turns(5);
             peer.close();
@@ -335,7 +332,8 @@ contract! {
         let world = World::new(driver);
         let log = Log::new();
         let (_transport, peer) = world.pair(Script::new(&log).on_data(|transport, _| {
-            let open = || std::fs::File::open("/dev/null").expect("it exists");
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+            let open = || std::fs::File::open(file).expect("it exists");
             transport.write(b"head");
             for _ in 0..3 {
                 drop(transport.send_file(open(), 0..u64::MAX));
@@ -397,18 +395,19 @@ contract! {
         transport.set_timeouts(Timeouts::new().read(Duration::from_millis(300)));
         world.reactor.stop();
         world.turns(3);
-        for _ in 0..3 {
-            // One wait that the peer ends.
-            let address = peer.socket().try_clone().expect("a clone");
+        for n in 1..=3 {
+            let socket = peer.socket().try_clone().expect("a clone");
             let sender = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(200));
-                std::io::Write::write(&mut &address, b"x").expect("sent");
+                std::io::Write::write(&mut &socket, b"x").expect("sent");
             });
-            world.reactor.turn(Some(Duration::from_secs(1))).expect("a turn");
+            while log.data().len() < n && log.lost().is_none() {
+                // Long waits, which the peer ends.
+                world.reactor.turn(Some(Duration::from_secs(1))).expect("a turn");
+            }
             sender.join().expect("no panic");
         }
         assert_eq!(log.lost(), None);
-        assert_eq!(log.data(), b"xxx");
         transport.abort_connection();
         world.turns(3);
     }
@@ -431,8 +430,6 @@ contract! {
             panic!("on its way");
         });
         world.turns(2);
-        spend(Duration::ZERO);
         assert_eq!(world.reactor.stats().panics, 4);
-        let _ = driver == Driver::Direct;
     }
 }

@@ -136,7 +136,7 @@ impl Outbox {
 
     /// Bytes queued in memory and in files.
     pub(crate) fn pending(&self) -> u64 {
-        self.backlog.as_ref().map_or(0, |backlog| backlog.in_memory() as u64 + backlog.in_files)
+        self.backlog.as_ref().map_or(0, |backlog| backlog.in_files.saturating_add(backlog.in_memory() as u64))
     }
 
     /// Copies `data` behind what is queued.
@@ -197,7 +197,8 @@ impl Outbox {
             return;
         }
         let backlog = self.backlog.get_or_insert_with(|| pool.backlog());
-        backlog.in_files += range.remaining;
+        // No file is that long: a range without a real end fails long before the count is wrong.
+        backlog.in_files = backlog.in_files.saturating_add(range.remaining);
         backlog.rest.push_back(Chunk::File(range));
     }
 

@@ -292,9 +292,15 @@ impl Driver {
         each!(self, driver => driver.set_relaying(stream, relaying));
     }
 
-    /// Moves bytes from `source` to `target`, within the read budget.
-    pub(crate) fn relay(&mut self, source: Token, target: Token, relay: &mut Relay) -> Relayed {
-        each!(self, driver => driver.relay(source, target, relay))
+    /// Moves about `budget` bytes from `source` to `target`; with none, only those on their way already.
+    pub(crate) fn relay(
+        &mut self,
+        source: Token,
+        target: Token,
+        relay: &mut Relay,
+        budget: usize,
+    ) -> Relayed {
+        each!(self, driver => driver.relay(source, target, relay, budget))
     }
 
     pub(crate) fn waker(&self) -> Waker {

@@ -474,8 +474,9 @@ impl PollDriver {
         self.stats.others += 1;
         // An attempt that is done at once is reported by its first event like any other.
         let (Progress::Done | Progress::InProgress) = progress;
+        self.install(token, Kind::Connecting, socket, Interest::WRITE)?;
         self.targets.insert(token, spec.address);
-        self.install(token, Kind::Connecting, socket, Interest::WRITE)
+        Ok(())
     }
 
     pub(super) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {
@@ -550,7 +551,13 @@ impl PollDriver {
         }
     }
 
-    pub(super) fn relay(&mut self, source: Token, target: Token, relay: &mut Relay) -> Relayed {
+    pub(super) fn relay(
+        &mut self,
+        source: Token,
+        target: Token,
+        relay: &mut Relay,
+        budget: usize,
+    ) -> Relayed {
         let gone = |state: fn(io::Error) -> RelayState| Relayed {
             moved: 0,
             state: state(io::ErrorKind::NotConnected.into()),
@@ -564,7 +571,7 @@ impl PollDriver {
         let urgent = std::mem::take(&mut self.sources[source.index()].urgent);
         let sockets = (&self.sources[source.index()].socket, &self.sources[target.index()].socket);
         let (Some(from), Some(to)) = sockets else { return gone(RelayState::SourceFailed) };
-        let relayed = relay.pipe.relay(from, to, urgent, self.budgets.read, &mut self.stats.others);
+        let relayed = relay.pipe.relay(from, to, urgent, budget, &mut self.stats.others);
         self.stats.bytes_received += relayed.moved;
         self.stats.bytes_sent += relayed.moved;
         relayed

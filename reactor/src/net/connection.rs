@@ -123,6 +123,8 @@ pub(crate) struct Rare {
     unread_bytes: usize,
     /// Of the ending that is under way, or of the loss.
     reason: Option<Reason>,
+    /// The reason that another took the place of: its error is a user's value, to be dropped with nothing borrowed.
+    superseded: Option<Reason>,
     watch: Option<Watch>,
     /// Since when a closing connection waits for its peer.
     lingering_since: Option<Instant>,
@@ -284,7 +286,7 @@ impl Connection {
         let rare = self.rare();
         let came_from_outside = matches!(reason, Reason::Reset | Reason::LingerTimeout);
         if rare.reason.is_none() || !came_from_outside {
-            rare.reason = Some(reason);
+            rare.superseded = rare.reason.replace(reason);
         }
         rare.unread_bytes = 0;
     }
@@ -439,9 +441,14 @@ impl Connection {
         !self.outbox.is_empty()
     }
 
+    /// Whether something waits for the kernel to take it: in the outbox, or in the pipe of a relay.
+    fn is_waiting_to_send(&self) -> bool {
+        self.has_output() || self.modes.output == Output::Blocked
+    }
+
     /// Position in the stream of written bytes behind everything queued so far.
     pub(crate) fn position(&self) -> u64 {
-        self.sent + self.outbox.pending()
+        self.sent.saturating_add(self.outbox.pending())
     }
 
     fn write_limit(&self, pool: &Pool) -> usize {
@@ -512,7 +519,7 @@ impl Connection {
         &mut self.outbox
     }
 
-    /// The kernel took `count` bytes; `blocked`: it takes no more for now.
+    /// The kernel took `count` bytes, of the outbox or of a relay; `blocked`: it takes no more for now.
     #[inline]
     pub(crate) fn sent(&mut self, count: u64, blocked: bool, now: impl FnOnce() -> Instant) {
         self.sent += count;
@@ -537,16 +544,6 @@ impl Connection {
     /// The stream is writable again.
     pub(crate) fn writable(&mut self) {
         self.change(|modes| modes.output = Output::Free);
-    }
-
-    /// Counts bytes that a relay moved past the outbox.
-    pub(crate) fn relayed_out(&mut self, count: u64) {
-        self.sent += count;
-    }
-
-    /// A relay waits until the stream is writable.
-    pub(crate) fn block_output(&mut self) {
-        self.change(|modes| modes.output = Output::Blocked);
     }
 
     /// Sending failed: what is queued will never leave.
@@ -585,7 +582,7 @@ impl Connection {
 
     /// The protocol is told of a crossing.
     pub(crate) fn cross(&mut self, crossing: Crossing) {
-        self.modes.writing_paused = crossing == Crossing::Pause;
+        self.change(|modes| modes.writing_paused = crossing == Crossing::Pause);
     }
 
     /// High and low mark.
@@ -648,7 +645,7 @@ impl Connection {
     pub(crate) fn next_deadline(&self, linger: &Linger) -> Option<Instant> {
         let rare = self.rare.as_ref()?;
         match self.modes.phase {
-            Phase::Open => rare.watch.as_ref()?.next_deadline(!self.outbox.is_empty()),
+            Phase::Open => rare.watch.as_ref()?.next_deadline(self.is_waiting_to_send()),
             Phase::Closing => rare.lingering_since?.checked_add(linger.timeout),
             Phase::Lost => None,
         }
@@ -670,7 +667,7 @@ impl Connection {
         if self.modes.phase != Phase::Open {
             return None;
         }
-        let (received, queued) = (self.received, !self.outbox.is_empty());
+        let (received, queued) = (self.received, self.is_waiting_to_send());
         self.rare.as_mut()?.watch.as_mut()?.passed(now, received, queued)
     }
 

@@ -15,11 +15,29 @@ type Receive<T> = Box<dyn FnMut(&Handle, T)>;
 
 /// The sending end of a channel into the loop. Clones send to the same receiver.
 pub struct Sender<T> {
+    line: Arc<Line>,
+    values: std::marker::PhantomData<fn(T)>,
+}
+
+/// What the senders of a channel and the values on their way share.
+struct Line {
     inbox: Arc<Inbox>,
     receiver: Token,
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
     capacity: usize,
-    values: std::marker::PhantomData<fn(T)>,
+}
+
+/// Nobody sends any more, and what was sent was heard: the receiver can go.
+impl Drop for Line {
+    fn drop(&mut self) {
+        let receiver = self.receiver;
+        self.inbox.push_always(Box::new(move |handle| {
+            if let Some(inner) = handle.inner() {
+                let receive = inner.channels.borrow_mut().remove(receiver);
+                inner.discard(receive);
+            }
+        }));
+    }
 }
 
 impl<T: Send + 'static> Sender<T> {
@@ -29,23 +47,24 @@ impl<T: Send + 'static> Sender<T> {
     ///
     /// The channel or the reactor's inbox is full, or the reactor is gone. The value comes back in the error.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.capacity {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let line = &self.line;
+        if line.waiting.fetch_add(1, Ordering::Relaxed) >= line.capacity {
+            line.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(SendError::Full(value));
         }
         let mut value = Some(value);
-        let pushed: Result<(), Refusal> = self.inbox.push(|| {
-            let (value, receiver, waiting) = (value.take(), self.receiver, Arc::clone(&self.waiting));
+        let pushed: Result<(), Refusal> = line.inbox.push(|| {
+            let (value, line) = (value.take(), Arc::clone(line));
             Box::new(move |handle: &Handle| {
-                waiting.fetch_sub(1, Ordering::Relaxed);
+                line.waiting.fetch_sub(1, Ordering::Relaxed);
                 if let (Some(inner), Some(value)) = (handle.inner(), value) {
-                    inner.receive(receiver, value);
+                    inner.receive(line.receiver, value);
                 }
             })
         });
         match (pushed, value) {
             (Err(refusal), Some(value)) => {
-                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                line.waiting.fetch_sub(1, Ordering::Relaxed);
                 Err(refusal.with(value))
             }
             _ => Ok(()),
@@ -55,20 +74,14 @@ impl<T: Send + 'static> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self {
-            inbox: Arc::clone(&self.inbox),
-            receiver: self.receiver,
-            waiting: Arc::clone(&self.waiting),
-            capacity: self.capacity,
-            values: std::marker::PhantomData,
-        }
+        Self { line: Arc::clone(&self.line), values: std::marker::PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender")
-            .field("waiting", &self.waiting.load(Ordering::Relaxed))
+            .field("waiting", &self.line.waiting.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
 }
@@ -81,13 +94,13 @@ impl Inner {
     ) -> Sender<T> {
         let receive: Receive<T> = Box::new(receive);
         let receiver = self.channels.borrow_mut().insert(Some(Box::new(receive)));
-        Sender {
+        let line = Line {
             inbox: Arc::clone(&self.inbox),
             receiver: receiver.expect("a billion channels are not made"),
-            waiting: Arc::new(AtomicUsize::new(0)),
+            waiting: AtomicUsize::new(0),
             capacity: capacity.max(1),
-            values: std::marker::PhantomData,
-        }
+        };
+        Sender { line: Arc::new(line), values: std::marker::PhantomData }
     }
 
     /// Hands a value to the receiver of a channel.

@@ -9,6 +9,7 @@ use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::endpoint::ConnectEndpoint;
 use crate::net::address::Address;
+use crate::net::reason::Reason;
 use crate::protocol::{ErasedFactory, Factory, Peer};
 use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
@@ -334,12 +335,12 @@ impl Inner {
         Counters::bump(&self.counters.connected);
         // The driver watches for input instead of for the connection now.
         self.eventful.set(true);
-        let panics = self.counters.panics.get();
-        self.connection_made(token);
-        let outcome = if self.counters.panics.get() == panics {
-            Ok(transport)
-        } else {
+        let made = self.connection_made(token);
+        let panicked = !made || matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked));
+        let outcome = if panicked {
             Err(ConnectError::new(address, ConnectErrorKind::Declined))
+        } else {
+            Ok(transport)
         };
         if let Some(factory) = attempt.factory {
             self.end_factory(factory, true);

@@ -335,13 +335,12 @@ impl Inner {
                         let sent = before - machine.outbox().pending();
                         match result {
                             Ok(outcome) => machine.sent(sent, outcome == Sent::Blocked, || self.now()),
-                            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                                machine.lose(Reason::failed(error), End::Abrupt, pool);
-                            }
-                            Err(error) => {
-                                log::debug!("{}: sending failed: {error}", link.token.index());
+                            Err(error) if ends_the_stream(error.kind()) => {
+                                log::debug!("{:?}: sending failed: {error}", link.token);
                                 machine.sending_failed(pool);
                             }
+                            // The stream is alive, but what was queued cannot be sent: nothing else will say so.
+                            Err(error) => machine.lose(Reason::failed(error), End::Abrupt, pool),
                         }
                     }
                     Step::Shutdown => {
@@ -492,6 +491,8 @@ impl Inner {
             self.call_watermark_hook(&transport);
             if transport.0.machine.borrow().phase() == Phase::Lost {
                 self.finish(&transport);
+                // What is left of it may hold the last of a user's error.
+                self.discard(transport);
             }
         }
         let mut attention = self.attention.borrow_mut();
@@ -595,4 +596,20 @@ impl Inner {
         self.end_relays(transport, &mut extra, reason);
         self.discard(extra);
     }
+}
+
+/// Whether a send that failed like this means that the stream is dead, so that reading will find its end.
+fn ends_the_stream(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        kind,
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+    )
 }

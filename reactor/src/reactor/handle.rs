@@ -229,7 +229,7 @@ impl Handle {
     }
 
     /// A channel into the loop: what any thread sends, `receive` hears on the loop's thread. At most `capacity`
-    /// values wait.
+    /// values wait. `receive` is dropped when the last sender is, after what was sent.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -329,7 +329,9 @@ impl CallHandle {
         let (Some(inner), Some(ticket)) = (self.handle.inner(), self.ticket) else { return false };
         // Dropped after the borrow has ended: the closure is a user's value.
         let call = inner.calls.borrow_mut().cancel(ticket);
-        call.is_some()
+        let is_cancelled = call.is_some();
+        inner.discard(call);
+        is_cancelled
     }
 
     /// Whether the callback is still to run.

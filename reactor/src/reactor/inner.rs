@@ -126,6 +126,7 @@ impl Inner {
     pub(crate) fn set_interest(&self, token: Token, interest: Interest) {
         self.driver.borrow_mut().set_interest(token, interest);
         self.eventful.set(true);
+        self.host_needs_to_know();
     }
 
     pub(crate) fn transport(&self, token: Token) -> Option<Transport> {

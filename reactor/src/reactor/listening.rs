@@ -240,6 +240,10 @@ impl Inner {
             return;
         };
         listening.backoff.borrow_mut().succeeded();
+        if self.is_past_connections() {
+            // Its port was opened by what runs last in a shutdown, which no connection may hold up.
+            return;
+        }
         let local = if listening.any_address {
             match self.driver.borrow_mut().local_addr(&stream) {
                 Ok(local) => local.into(),
@@ -293,12 +297,13 @@ impl Inner {
         }
     }
 
-    /// The first hook of a connection.
-    pub(crate) fn connection_made(&self, token: Token) {
+    /// The first hook of a connection; false when it panicked.
+    pub(crate) fn connection_made(&self, token: Token) -> bool {
         self.connections.set(self.connections.get() + 1);
-        self.call_hook(token, Hook::ConnectionMade, |protocol, transport| {
+        let made = self.call_hook(token, Hook::ConnectionMade, |protocol, transport| {
             protocol.connection_made(transport);
         });
+        made.is_some()
     }
 
     pub(crate) fn accept_failed(&self, listener: Token, error: &io::Error) {

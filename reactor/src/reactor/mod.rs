@@ -156,6 +156,7 @@ impl Reactor {
     fn run_while(&self, busy: impl Fn(&Inner) -> bool) -> io::Result<()> {
         let mut scratch = self.scratch.try_borrow_mut().map_err(|_| already_running())?;
         let _current = self.inner.handle.enter();
+        let _asleep = Asleep(&self.inner.inbox);
         let _signals = self.inner.watch_signals(true)?;
         while busy(&self.inner) {
             self.inner.pass(None, &mut scratch)?;
@@ -180,7 +181,10 @@ impl Reactor {
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let mut scratch = self.scratch.try_borrow_mut().map_err(|_| already_running())?;
         let _current = self.inner.handle.enter();
+        let _asleep = Asleep(&self.inner.inbox);
         self.inner.keep_watching_signals()?;
+        // What cut a wait of `run` short is none of this turn's business.
+        self.inner.driver.borrow_mut().take_interrupted();
         let until = timeout.map(|timeout| timers::deadline(self.inner.read_clock(), timeout));
         let mut left = timeout;
         // A signal that is none of ours does not end the wait.
@@ -194,11 +198,6 @@ impl Reactor {
                 break;
             }
         }
-        // Its host may sleep now: calls from other threads have to wake it.
-        if !self.inner.inbox.fall_asleep() {
-            // One has come just before: its sender believed that this turn would see it.
-            self.inner.inbox.tell_host();
-        }
         if self.inner.stage() == Stage::Finished {
             self.inner.finish_shutdown();
             return Ok(false);
@@ -209,6 +208,18 @@ impl Reactor {
     /// Ends everything at once; the same as dropping the reactor.
     pub fn close(self) {
         drop(self);
+    }
+}
+
+/// Leaves the loop, also by a panic or an error: its host may sleep now, and calls from other threads have to wake it.
+struct Asleep<'i>(&'i Inbox);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        if !self.0.fall_asleep() {
+            // One has come just before: its sender believed that the loop would see it.
+            self.0.tell_host();
+        }
     }
 }
 

@@ -27,6 +27,7 @@ impl Inner {
             || !self.redelivery.borrow().is_empty()
             || self.inbox.is_pending()
             || self.driver.borrow().has_changes()
+            || self.panic.borrow().is_some()
             || self.shutdown_can_advance()
     }
 
@@ -90,6 +91,8 @@ impl Inner {
         let busy = self.has_work();
         let has_timers = !self.timers.borrow().is_empty();
         self.eventful.set(busy || has_hooks || has_timers || self.stage() != Stage::Running);
+        // What looked at the time so far was ahead of the wait.
+        self.sampled_now.set(None);
         if busy || limit == Some(Duration::ZERO) {
             // Between two turns its host may have slept.
             self.inbox.wake_up();

@@ -131,21 +131,24 @@ impl Inner {
             self.watch(source);
             return;
         }
-        let relayed = self.driver.borrow_mut().relay(source.0.token, target.0.token, &mut kernel);
+        // A paused source is not read; what left it before goes on to the target.
+        let budget = if source.is_reading() { self.config.budgets.read } else { 0 };
+        let relayed = self.driver.borrow_mut().relay(source.0.token, target.0.token, &mut kernel, budget);
         self.keep_kernel(source, kernel);
         let now = self.now();
         source.0.machine.borrow_mut().count_relayed(relayed.moved, now);
-        target.0.machine.borrow_mut().relayed_out(relayed.moved);
         source.with_extra(|extra| {
             if let Some(relay) = &mut extra.relay_out {
                 relay.moved += relayed.moved;
             }
         });
         let full = matches!(relayed.state, RelayState::TargetFull);
+        target.0.machine.borrow_mut().sent(relayed.moved, full, || now);
         source.0.machine.borrow_mut().hold(full);
         match relayed.state {
             RelayState::SourceDry => {}
-            RelayState::TargetFull => target.0.machine.borrow_mut().block_output(),
+            // Its write stall, if one is set, begins.
+            RelayState::TargetFull => target.attend(),
             RelayState::Ended => {
                 let told = {
                     let mut machine = source.0.machine.borrow_mut();

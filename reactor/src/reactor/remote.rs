@@ -78,6 +78,19 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes in what must not get lost; no limit applies. Nothing happens once the reactor is gone.
+    pub(crate) fn push_always(&self, message: Message) {
+        {
+            let mut messages = self.lock();
+            if messages.closed {
+                return;
+            }
+            messages.queue.push_back(message);
+            self.pending.store(true, Ordering::SeqCst);
+        }
+        self.wake();
+    }
+
     fn stop(&self) {
         {
             let mut messages = self.lock();

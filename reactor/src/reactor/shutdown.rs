@@ -44,12 +44,14 @@ pub(crate) enum Stage {
 /// The stage, and the triggers that are still to run.
 pub(crate) struct Shutdown {
     pub(crate) stage: Stage,
+    /// Tells a late trigger of an earlier shutdown from those of this one.
+    round: u32,
     triggers: Vec<(ShutdownPhase, Trigger)>,
 }
 
 impl Shutdown {
     pub(crate) fn new() -> Self {
-        Self { stage: Stage::Running, triggers: Vec::new() }
+        Self { stage: Stage::Running, round: 0, triggers: Vec::new() }
     }
 }
 
@@ -69,11 +71,14 @@ impl Inner {
         f: impl FnOnce(&Handle) -> R + 'static,
     ) {
         let trigger = move |handle: &Handle| {
+            let round = handle.inner().map(|inner| inner.shutdown.borrow().round);
             let done = f(handle).when_done(move |handle, outcome| {
                 if let Err(error) = outcome {
                     log::error!("a shutdown trigger failed: {error}");
                 }
-                if let Some(inner) = handle.inner() {
+                if let Some(inner) = handle.inner()
+                    && round == Some(inner.shutdown.borrow().round)
+                {
                     inner.trigger_finished(phase);
                 }
             });
@@ -85,6 +90,8 @@ impl Inner {
     /// Marks that the reactor is to stop; the pass does the rest.
     pub(crate) fn ask_to_stop(&self) {
         if self.stage() == Stage::Running {
+            let round = self.shutdown.borrow().round.wrapping_add(1);
+            self.shutdown.borrow_mut().round = round;
             self.set_stage(Stage::Asked);
             self.host_needs_to_know();
         }
@@ -194,8 +201,9 @@ impl Inner {
         }
     }
 
-    /// One last attempt to flush, then the end.
+    /// One last attempt to flush, then the end; also of what was opened meanwhile.
     fn abort_connections(&self) {
+        self.close_listeners();
         self.abandon_attempts();
         for token in self.tokens(|slot| matches!(slot, Slot::Connection(..))) {
             if let Some(transport) = self.transport(token) {

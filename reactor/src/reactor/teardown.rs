@@ -89,6 +89,7 @@ impl Inner {
                 self.discard(transport.0.protocol.take());
                 self.discard(extra);
                 self.discard(unread);
+                self.discard(transport);
             }
             Slot::Listener(listening) => {
                 let factory = listening.end();

@@ -78,7 +78,9 @@ impl DelayedCall {
         let Some((inner, id)) = self.parts() else { return false };
         // Dropped after the borrow has ended: the closure is a user's value.
         let removed = inner.timers.borrow_mut().remove(id);
-        removed.is_some()
+        let is_removed = removed.is_some();
+        inner.discard(removed);
+        is_removed
     }
 
     /// Makes the call `after` from now instead. False when it was made or cancelled before.

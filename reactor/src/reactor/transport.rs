@@ -219,7 +219,8 @@ impl Transport {
     /// A file that turns out shorter than the range ends the connection with [`Reason::Failed`], because the peer
     /// was promised more.
     pub fn send_file(&self, file: File, range: Range<u64>) -> Deferred<(), Reason> {
-        let remaining = range.end.saturating_sub(range.start);
+        // Offsets are signed for the kernel; what is asked for beyond is missing from every file.
+        let remaining = range.end.min(i64::MAX as u64).saturating_sub(range.start);
         let range = FileRange { file, offset: range.start, remaining };
         let written = self.0.machine.borrow_mut().write_file(range, &self.0.pool);
         self.after_write(written);
@@ -349,8 +350,10 @@ impl Transport {
     }
 
     fn leave(&self, reason: Option<Reason>) {
-        let now = self.inner().map(|inner| inner.now());
-        if let Some(now) = now {
+        // A reason that comes too late is dropped here, with nothing borrowed.
+        if let Some(now) = self.inner().map(|inner| inner.now())
+            && !self.is_closing()
+        {
             self.0.machine.borrow_mut().lose_connection(reason, now);
             self.attend();
         }
