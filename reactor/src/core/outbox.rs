@@ -15,7 +15,7 @@ use super::pool::{Pool, SEGMENT};
 /// Capacity of the small segment that travels with a backlog: an answer of this size costs one buffer.
 const FIRST_SEGMENT: usize = 4096;
 /// A `Bytes` of at least this length is queued by reference; below it a copy is cheaper than the bookkeeping.
-const SHARE_FROM: usize = 4096;
+pub(crate) const SHARE_FROM: usize = 4096;
 /// Buffers handed to the kernel at once.
 pub(crate) const MAX_SLICES: usize = 64;
 
@@ -154,13 +154,13 @@ impl Outbox {
     pub(crate) fn append(&mut self, data: &[u8], pool: &Pool) -> bool {
         let backlog = match &mut self.backlog {
             Some(backlog) => backlog,
-            empty => match pool.quick_backlog() {
-                Some(backlog) if !data.is_empty() => empty.insert(backlog),
-                backlog => {
-                    pool.keep_backlog(backlog);
+            empty => {
+                if data.is_empty() {
                     return false;
                 }
-            },
+                let Some(backlog) = pool.spare_backlog() else { return false };
+                empty.insert(backlog)
+            }
         };
         let limits = pool.limits();
         let fits = data.len() <= backlog.first.capacity() - backlog.first.len()
@@ -267,7 +267,7 @@ impl Outbox {
         let Some(mut backlog) = self.backlog.take() else { return };
         pool.shrink(backlog.first.len());
         backlog.first.clear();
-        pool.keep_backlog(Some(backlog));
+        pool.give_back_backlog(backlog);
     }
 
     /// Removes `sent` bytes from the file at the front.

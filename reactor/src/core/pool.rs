@@ -73,43 +73,28 @@ impl Pool {
         self.total.set(self.total.get() - bytes);
     }
 
-    /// The backlog at hand, if it is.
+    /// A spare backlog, if there is one: the one at hand first.
     #[inline]
-    pub(super) fn quick_backlog(&self) -> Option<Box<Backlog>> {
-        self.quick.take()
-    }
-
-    /// Keeps an empty backlog at hand.
-    #[inline]
-    pub(super) fn keep_backlog(&self, backlog: Option<Box<Backlog>>) {
-        if let Some(previous) = self.quick.replace(backlog) {
-            self.give_back_backlog(previous);
-        }
+    pub(super) fn spare_backlog(&self) -> Option<Box<Backlog>> {
+        self.quick.take().or_else(|| self.backlogs.borrow_mut().pop())
     }
 
     pub(super) fn backlog(&self) -> Box<Backlog> {
-        self.quick.take().or_else(|| self.backlogs.borrow_mut().pop()).unwrap_or_else(Backlog::boxed)
+        self.spare_backlog().unwrap_or_else(Backlog::boxed)
     }
 
+    /// Takes an empty backlog back, and keeps it at hand.
+    #[inline]
     pub(super) fn give_back_backlog(&self, backlog: Box<Backlog>) {
-        let Some(backlog) = self.put_at_hand(backlog) else { return };
-        let mut backlogs = self.backlogs.borrow_mut();
-        if backlogs.len() < SPARE_BACKLOGS {
-            backlogs.push(backlog);
+        if let Some(previous) = self.quick.replace(Some(backlog)) {
+            self.store_backlog(previous);
         }
     }
 
-    /// Keeps the backlog at hand unless one is; gives it back then.
-    fn put_at_hand(&self, backlog: Box<Backlog>) -> Option<Box<Backlog>> {
-        match self.quick.take() {
-            None => {
-                self.quick.set(Some(backlog));
-                None
-            }
-            Some(other) => {
-                self.quick.set(Some(other));
-                Some(backlog)
-            }
+    fn store_backlog(&self, backlog: Box<Backlog>) {
+        let mut backlogs = self.backlogs.borrow_mut();
+        if backlogs.len() < SPARE_BACKLOGS {
+            backlogs.push(backlog);
         }
     }
 

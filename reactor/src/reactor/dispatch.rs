@@ -483,7 +483,11 @@ impl Inner {
         for token in list.drain(..) {
             let Some(transport) = self.transport(token) else { continue };
             transport.0.attended.set(false);
-            self.tend(&transport);
+            // What only wrote, and was taken whole, needs nothing else.
+            if self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut()) {
+                continue;
+            }
+            self.tend_closely(&transport);
             if transport.0.extra.borrow().is_some() {
                 // A switch from elsewhere happens in `enter`.
                 self.call_hook_if_switching(&transport);

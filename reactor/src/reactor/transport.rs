@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::core::outbox::FileRange;
+use crate::core::outbox::{FileRange, SHARE_FROM};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
@@ -170,6 +170,10 @@ impl Transport {
     /// Queues `bytes`: by reference when they are large, so that the kernel reads them where they are.
     pub fn write_bytes(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
+        if bytes.len() < SHARE_FROM {
+            // Dropped at the end, with nothing borrowed: the destructor of shared bytes may be user code.
+            return self.write(&bytes);
+        }
         let (written, copied) = self.0.machine.borrow_mut().write_bytes(bytes, &self.0.pool);
         self.after_write(written);
         drop(copied);
