@@ -15,7 +15,7 @@ use polling::{Event, PollMode};
 use socket2::{SockRef, Socket};
 
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
-use super::socket::{self, Progress};
+use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewStream, Relay, RelayState, Relayed, Sent, Waker};
 use super::{open_reserve, ops};
@@ -379,14 +379,14 @@ impl PollDriver {
     }
 
     #[inline]
-    fn socket(&self, token: Token) -> Option<&Socket> {
-        let source = self.sources.get(token.index())?;
+    fn socket(sources: &[Source], token: Token) -> Option<&Socket> {
+        let source = sources.get(token.index())?;
         if source.generation == token.generation() { source.socket.as_ref() } else { None }
     }
 
     #[inline]
     pub(super) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
-        let socket = self.socket(stream).ok_or(io::ErrorKind::NotConnected)?;
+        let socket = Self::socket(&self.sources, stream).ok_or(io::ErrorKind::NotConnected)?;
         let result = ops::send(socket, data);
         self.stats.sends += 1;
         let sent = result?;
@@ -395,11 +395,8 @@ impl PollDriver {
     }
 
     pub(super) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
-        let mut stats = self.stats;
-        let socket = self.socket(stream).ok_or(io::ErrorKind::NotConnected)?;
-        let result = send_backlog(socket, outbox, pool, self.budgets.write, &mut stats);
-        self.stats = stats;
-        result
+        let socket = Self::socket(&self.sources, stream).ok_or(io::ErrorKind::NotConnected)?;
+        send_backlog(socket, outbox, pool, self.budgets.write, &mut self.stats)
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -470,10 +467,8 @@ impl PollDriver {
     }
 
     pub(super) fn connect(&mut self, token: Token, spec: &ConnectSpec) -> io::Result<()> {
-        let (socket, progress) = socket::connect(spec)?;
+        let socket = socket::connect(spec)?;
         self.stats.others += 1;
-        // An attempt that is done at once is reported by its first event like any other.
-        let (Progress::Done | Progress::InProgress) = progress;
         self.install(token, Kind::Connecting, socket, Interest::WRITE)?;
         self.targets.insert(token, spec.address);
         Ok(())

@@ -19,15 +19,6 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 
-/// How far a connection attempt has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// The connection is established.
-    Done,
-    /// The outcome shows when the socket becomes writable: call [`finish_connect`] then.
-    InProgress,
-}
-
 /// Opens a listening socket and tells the address it got, with the real port where the spec has port 0.
 ///
 /// Options of connections are set on the listener: accepted sockets inherit them on Linux, and
@@ -36,12 +27,13 @@ pub(crate) fn listen(spec: &ListenSpec) -> io::Result<(Socket, SocketAddr)> {
     try_listen(spec).map_err(|error| describe("listen on", spec.address, &error))
 }
 
-/// Starts a non-blocking connect.
-pub(crate) fn connect(spec: &ConnectSpec) -> io::Result<(Socket, Progress)> {
+/// Starts a non-blocking connect. The outcome shows when the socket becomes writable, also when it is there at once:
+/// call [`finish_connect`] then.
+pub(crate) fn connect(spec: &ConnectSpec) -> io::Result<Socket> {
     try_connect(spec).map_err(|error| describe("connect to", spec.address, &error))
 }
 
-/// The outcome of a connect that was [`Progress::InProgress`] and whose socket has become writable.
+/// The outcome of a connect whose socket has become writable.
 pub(crate) fn finish_connect(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let outcome = match socket.take_error() {
         Ok(None) => refuse_self_connect(socket, address),
@@ -108,18 +100,15 @@ fn try_listen(spec: &ListenSpec) -> io::Result<(Socket, SocketAddr)> {
     Ok((socket, address))
 }
 
-fn try_connect(spec: &ConnectSpec) -> io::Result<(Socket, Progress)> {
+fn try_connect(spec: &ConnectSpec) -> io::Result<Socket> {
     let socket = open(spec.address)?;
     set_options(&socket, &spec.tcp)?;
     if let Some(local) = spec.local_address {
         bind_local(&socket, local)?;
     }
     match socket.connect(&spec.address.into()) {
-        Ok(()) => {
-            refuse_self_connect(&socket, spec.address)?;
-            Ok((socket, Progress::Done))
-        }
-        Err(error) if is_in_progress(&error) => Ok((socket, Progress::InProgress)),
+        Ok(()) => Ok(socket),
+        Err(error) if is_in_progress(&error) => Ok(socket),
         Err(error) => Err(error),
     }
 }
@@ -443,7 +432,7 @@ mod tests {
             flags & libc::FD_CLOEXEC != 0
         }
         let (listener, address) = listen(&listen_spec(loopback())).unwrap();
-        let (client, _) = connect(&connect_spec(address)).unwrap();
+        let client = connect(&connect_spec(address)).unwrap();
         assert!(is_close_on_exec(&listener));
         assert!(is_close_on_exec(&client));
     }
@@ -629,11 +618,9 @@ mod tests {
     fn a_connect_reaches_its_listener() {
         let listener = TcpListener::bind(loopback()).unwrap();
         let address = listener.local_addr().unwrap();
-        let (client, progress) = connect(&connect_spec(address)).unwrap();
-        if progress == Progress::InProgress {
-            wait_writable(&client);
-            finish_connect(&client, address).unwrap();
-        }
+        let client = connect(&connect_spec(address)).unwrap();
+        wait_writable(&client);
+        finish_connect(&client, address).unwrap();
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(client.local_addr().unwrap().as_socket(), Some(peer));
         assert!(client.tcp_nodelay().unwrap());
@@ -646,7 +633,7 @@ mod tests {
         holder.bind(&loopback().into()).unwrap();
         let address = local_address(&holder).unwrap();
         let error = match connect(&connect_spec(address)) {
-            Ok((client, _)) => {
+            Ok(client) => {
                 wait_writable(&client);
                 finish_connect(&client, address).unwrap_err()
             }
@@ -664,7 +651,7 @@ mod tests {
         let mut spec = connect_spec(address);
         let local = if cfg!(target_os = "linux") { Ipv4Addr::new(127, 0, 0, 2) } else { Ipv4Addr::LOCALHOST };
         spec.local_address = Some((local, 0).into());
-        let (_client, _) = connect(&spec).unwrap();
+        let _client = connect(&spec).unwrap();
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip(), local);
     }
