@@ -96,6 +96,22 @@ contract! {
         assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a run");
     }
 
+    // A looping call into a protocol that panicked said that it had ended well.
+    fn a_typed_looping_call_that_panics_fails(driver) {
+        let world = World::new(driver);
+        let log = Log::new();
+        let (transport, _peer) = world.pair(Script::new(&log));
+        let outcome = Rc::new(RefCell::new(None));
+        let heard = Rc::clone(&outcome);
+        let call = transport.every(Duration::from_millis(1), |_: &mut Script, _| panic!("in the loop"));
+        call.finished().on_done(move |_, outcome| *heard.borrow_mut() = Some(outcome.map_err(|e| e.to_string())));
+        world.until("the end of the loop", || outcome.borrow().is_some());
+        assert_eq!(*outcome.borrow(), Some(Err("the looping call panicked".to_owned())));
+        world.until("the loss", || log.lost().is_some());
+        assert_eq!(log.lost().as_deref(), Some("a hook panicked"));
+        assert!(!call.is_running());
+    }
+
     // A signal that cut a wait of `run` short was remembered, and the next `turn` waited a second time for it.
     fn a_turn_after_an_interrupted_run_waits_once(driver) {
         in_child(module_path!(), driver, || {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
+use crate::net::reason::Reason;
 use crate::protocol::Protocol;
 use crate::reactor::deferred::{Deferred, MaybeDeferred, Resolver};
 use crate::reactor::handle::Handle;
@@ -219,10 +220,11 @@ impl Looping {
                 let called =
                     inner.call_hook(*token, Hook::Timer, |protocol, transport| f(protocol, transport));
                 gone = called != Some(true);
-                if gone {
+                let panicked = called.is_none() && has_panicked(inner, *token);
+                if gone && !panicked {
                     Counters::bump(&inner.counters.dropped_posts);
                 }
-                Ok(true)
+                if panicked { Err("the looping call panicked") } else { Ok(true) }
             }
         };
         if *self.state.borrow() == State::Stopped {
@@ -322,4 +324,10 @@ impl Looping {
         }
         true
     }
+}
+
+/// Whether a panic in one of its hooks has just ended the connection.
+fn has_panicked(inner: &Inner, token: Token) -> bool {
+    let transport = inner.transport(token);
+    transport.is_some_and(|transport| matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked)))
 }
