@@ -298,6 +298,29 @@ fn measure<T: Timers>(live: usize) {
     println!("{push_later:>12.1}{idle:>11.1}{expire:>9.1}{:>14}", longest.as_micros());
 }
 
+/// What memory alone costs: a read and a write at a random one of as many records as a timer is large, in a chain,
+/// as a program waits for what it needs, and side by side.
+fn measure_memory(live: usize) {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut records = vec![[1_u64; 6]; live];
+    let mut touch = |chained: bool| {
+        median(|| {
+            let places: Vec<usize> = (0..BATCH).map(|_| random.below(live as u64) as usize).collect();
+            let start = Instant::now();
+            let mut found = 0;
+            for place in &places {
+                let record = &mut records[if chained { place ^ (found as usize & 1) } else { *place }];
+                record[0] += 2;
+                found = record[0] - 1;
+            }
+            black_box(found);
+            start.elapsed()
+        })
+    };
+    let (chained, apart) = (touch(true), touch(false));
+    println!("{live:>9}  {:<12}{:>17.1} in a chain, {apart:.1} side by side", "memory", chained);
+}
+
 fn main() {
     println!(
         "{:>9}  {:<12}{:>8}{:>9}{:>9}{:>12}{:>11}{:>9}{:>14}",
@@ -307,5 +330,6 @@ fn main() {
         measure::<Wheel<u64>>(live);
         measure::<Heap>(live);
         measure::<Tree>(live);
+        measure_memory(live);
     }
 }

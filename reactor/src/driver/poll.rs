@@ -505,15 +505,19 @@ impl PollDriver {
         if cfg!(not(target_os = "linux")) {
             self.deregister(token);
         }
-        self.targets.remove(&token);
-        self.accept_options.remove(&token);
         self.stats.others += 1;
         let Some(source) = self.source(token) else { return };
         if reset && let Some(socket) = &source.socket {
             // Zero linger makes the close a reset.
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
+        let kind = source.kind;
         *source = Source { generation: source.generation, ..Source::VACANT };
+        match kind {
+            Kind::Connecting => drop(self.targets.remove(&token)),
+            Kind::Listener => drop(self.accept_options.remove(&token)),
+            Kind::Vacant | Kind::Stream | Kind::Relayed => {}
+        }
     }
 
     fn with_socket<R>(&mut self, token: Token, f: impl FnOnce(&Socket) -> io::Result<R>) -> io::Result<R> {

@@ -232,7 +232,8 @@ impl Connection {
 
     /// Why the connection was lost, once it is.
     pub(crate) fn reason(&self) -> Option<&Reason> {
-        self.rare.as_ref()?.reason.as_ref().filter(|_| self.modes.phase == Phase::Lost)
+        let own = self.rare.as_ref().and_then(|rare| rare.reason.as_ref());
+        (self.modes.phase == Phase::Lost).then_some(own.unwrap_or(&Reason::Closed))
     }
 
     pub(crate) fn end(&self) -> End {
@@ -280,9 +281,15 @@ impl Connection {
         if self.modes.phase == Phase::Lost {
             return;
         }
-        self.change(|modes| modes.phase = Phase::Lost);
-        self.change(|modes| modes.end = end);
+        self.change(|modes| {
+            modes.phase = Phase::Lost;
+            modes.end = end;
+        });
         self.outbox.clear(pool);
+        if self.rare.is_none() && matches!(reason, Reason::Closed) {
+            // The usual end, which needs no memory.
+            return;
+        }
         let rare = self.rare();
         let came_from_outside = matches!(reason, Reason::Reset | Reason::LingerTimeout);
         if rare.reason.is_none() || !came_from_outside {
@@ -602,17 +609,22 @@ impl Connection {
     // Ends.
 
     /// Flush, end our side, wait for the peer's end. `reason` is what the loss will say.
-    pub(crate) fn lose_connection(&mut self, reason: Option<Reason>, now: Instant) {
+    pub(crate) fn lose_connection(&mut self, reason: Option<Reason>, now: impl FnOnce() -> Instant) {
         if self.modes.phase != Phase::Open {
             return;
         }
-        self.change(|modes| modes.phase = Phase::Closing);
-        if self.modes.write_side == WriteSide::Open {
-            self.change(|modes| modes.write_side = WriteSide::Finishing);
+        self.change(|modes| {
+            modes.phase = Phase::Closing;
+            if modes.write_side == WriteSide::Open {
+                modes.write_side = WriteSide::Finishing;
+            }
+        });
+        let waits = self.modes.peer_end == PeerEnd::Open || self.is_waiting_to_send();
+        if waits || reason.is_some() {
+            let rare = self.rare();
+            rare.reason = reason;
+            rare.lingering_since = Some(now());
         }
-        let rare = self.rare();
-        rare.reason = reason;
-        rare.lingering_since = Some(now);
     }
 
     /// Flush, then end our side; reading goes on.

@@ -213,21 +213,21 @@ impl Inner {
         };
         transport.0.machine.borrow_mut().peer_ended();
         self.tell_peer_end(&transport);
-        self.tend(&transport);
     }
 
-    /// Tells the protocol that the peer has finished, unless something has to be delivered first.
+    /// Tells the protocol that the peer has finished, unless something has to be delivered first; tends the
+    /// connection either way.
     fn tell_peer_end(&self, transport: &Transport) {
         self.switch_first(transport);
         if !transport.0.machine.borrow_mut().take_peer_end() || self.relay_ended(transport) {
+            self.tend(transport);
             return;
         }
-        let answer = self.call_hook(transport.0.token, Hook::EofReceived, |protocol, transport| {
-            protocol.eof_received(transport)
+        self.call_hook(transport.0.token, Hook::EofReceived, |protocol, transport| {
+            if protocol.eof_received(transport) == Eof::Close {
+                transport.lose_connection();
+            }
         });
-        if answer == Some(Eof::Close) {
-            transport.lose_connection();
-        }
     }
 
     /// The stream can take output again.
@@ -274,7 +274,6 @@ impl Inner {
             }
         }
         self.tell_peer_end(&transport);
-        self.tend(&transport);
     }
 
     fn deliver_again(&self, transport: &Transport, bytes: Bytes) {
@@ -319,9 +318,17 @@ impl Inner {
         }
     }
 
-    /// Goes through all that a connection may need.
+    /// Goes through all that a connection may need, and asks for attention if something is left for settle.
     #[inline(never)]
     fn tend_closely(&self, transport: &Transport) {
+        if self.work_off(transport) && !transport.0.attended.replace(true) {
+            self.attention.borrow_mut().push(transport.0.token);
+            self.eventful.set(true);
+        }
+    }
+
+    /// Flushes, ends and watches a connection as its state asks; true if hooks are left to be called at settle.
+    fn work_off(&self, transport: &Transport) -> bool {
         let link = &*transport.0;
         let pool = transport.pool();
         let needs_settle = {
@@ -367,13 +374,11 @@ impl Inner {
             }
             machine.phase() == Phase::Lost || machine.crossing(pool).is_some()
         };
-        if (needs_settle || self.has_more_to_do(transport)) && !link.attended.replace(true) {
-            self.attention.borrow_mut().push(link.token);
-            self.eventful.set(true);
-        }
+        let has_more = self.has_more_to_do(transport);
         if pool.has_spent() {
             self.discard(pool.take_spent());
         }
+        needs_settle || has_more
     }
 
     /// Looks at what only few connections have: relays, and those who wait for a flush. True when settle is
@@ -464,7 +469,7 @@ impl Inner {
         match answer {
             Some(OnTimeout::Abort) => machine.lose(Reason::TimedOut(which), End::Abrupt, transport.pool()),
             Some(OnTimeout::Close) => {
-                machine.lose_connection(Some(Reason::TimedOut(which)), self.now());
+                machine.lose_connection(Some(Reason::TimedOut(which)), || self.now());
             }
             Some(OnTimeout::Keep) => machine.restart_timeout(which, self.now()),
             None => {}
@@ -487,7 +492,8 @@ impl Inner {
             if self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut()) {
                 continue;
             }
-            self.tend_closely(&transport);
+            // Whatever that leaves to settle is settled right here.
+            self.work_off(&transport);
             if transport.0.extra.borrow().is_some() {
                 // A switch from elsewhere happens in `enter`.
                 self.call_hook_if_switching(&transport);

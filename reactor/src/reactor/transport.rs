@@ -355,10 +355,10 @@ impl Transport {
 
     fn leave(&self, reason: Option<Reason>) {
         // A reason that comes too late is dropped here, with nothing borrowed.
-        if let Some(now) = self.inner().map(|inner| inner.now())
+        if let Some(inner) = self.inner()
             && !self.is_closing()
         {
-            self.0.machine.borrow_mut().lose_connection(reason, now);
+            self.0.machine.borrow_mut().lose_connection(reason, || inner.now());
             self.attend();
         }
     }
