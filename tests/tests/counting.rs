@@ -148,6 +148,30 @@ contract! {
         assert!(calls.accepts >= 21, "{calls:?}");
     }
 
+    /// Accept (and see that nobody else waits), receive, send, end; and nothing of it stays behind to be looked at.
+    fn a_short_lived_connection_costs_three_passes_and_one_allocation(driver) {
+        let world = World::new(driver);
+        let port = world.listen(|_| Echo);
+        let visit = || {
+            let peer = world.connect(&port);
+            world.turns(1);
+            round(&world, std::slice::from_ref(&peer), b"hello");
+            drop(peer);
+            world.turns(1);
+            assert_eq!(world.reactor.stats().connections, 0);
+        };
+        (0..20).for_each(|_| visit());
+        let (before, allocated) = (world.reactor.stats(), counts().calls);
+        (0..50).for_each(|_| visit());
+        let (after, allocated) = (world.reactor.stats(), counts().calls - allocated);
+        assert_eq!(allocated, 50, "one for the state of each connection");
+        assert_eq!(after.passes - before.passes, 3 * 50);
+        let calls = between(&before, &after);
+        assert_eq!([calls.waits, calls.receives, calls.sends, calls.accepts], [150, 100, 50, 100]);
+        // Nothing is left to do but to wait.
+        sleeps_undisturbed(&world, Duration::from_millis(20));
+    }
+
     fn no_registration_changes_while_output_flows(driver) {
         let world = World::new(driver);
         let made = Rc::new(RefCell::new(None));
