@@ -63,6 +63,8 @@ mod net;
 mod protocol;
 mod reactor;
 mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod try_protocol;
 
 pub use bytes;
@@ -79,6 +81,7 @@ pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;
+pub use reactor::random::Random;
 pub use reactor::remote::{Remote, SendError};
 pub use reactor::shutdown::ShutdownPhase;
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};

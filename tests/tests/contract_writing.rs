@@ -174,6 +174,44 @@ contract! {
         assert_eq!(transport.stats().bytes_sent, 2_000_000);
     }
 
+    // Line 27.
+    fn a_large_write_of_its_own_hook_is_not_copied(driver) {
+        for (size, sends) in [(31 * 1024, 1), (64 * 1024, 2)] {
+            let world = World::new(driver);
+            let data = pattern(size);
+            let answer = data.clone();
+            let (_transport, peer) = world.pair(Script::new(&Log::new()).on_data(move |transport, _| {
+                transport.write(&answer);
+                // What is not copied was never queued.
+                assert_eq!(transport.queued(), if sends == 1 { answer.len() } else { 0 });
+                transport.write(b"and more");
+            }));
+            peer.send(b"x");
+            let before = world.reactor.stats().system_calls.sends;
+            assert!(peer.receive(size + 8) == [&data[..], b"and more"].concat());
+            assert_eq!(world.reactor.stats().system_calls.sends - before, sends);
+        }
+    }
+
+    // Lines 27 and 29.
+    fn what_the_kernel_does_not_take_of_a_large_write_is_queued(driver) {
+        let world = World::new(driver);
+        let log = Log::new();
+        let data = pattern(2_000_000);
+        let answer = data.clone();
+        let (transport, peer) =
+            world.pair_with(Buffers::TIGHT, Script::new(&log).on_data(move |transport, _| {
+                transport.write(&answer);
+                transport.write(b"end");
+                assert!(transport.queued() > 1_000_000);
+            }));
+        peer.send(b"x");
+        world.until("the marks are passed", || log.has(&Event::Pause));
+        assert!(peer.receive(data.len() + 3) == [&data[..], b"end"].concat());
+        world.until("all is sent", || log.has(&Event::Resume));
+        assert_eq!(transport.stats().bytes_sent, 2_000_003);
+    }
+
     // Line 28.
     fn a_large_buffer_is_queued_by_reference_and_given_back_when_sent(driver) {
         let world = World::new(driver);

@@ -7,5 +7,6 @@
 pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod random;
 pub(crate) mod slots;
 pub(crate) mod wheel;

@@ -22,6 +22,8 @@ use crate::core::slots::Token;
 mod ops;
 pub(crate) mod options;
 mod poll;
+#[cfg(feature = "testing")]
+pub(crate) mod simulated;
 pub(crate) mod socket;
 #[cfg_attr(not(target_os = "linux"), path = "splice_none.rs")]
 mod splice;
@@ -30,6 +32,8 @@ mod waiter;
 pub(crate) use ops::ticks;
 use options::{ConnectSpec, KeepAliveSpec, ListenSpec};
 pub(crate) use poll::PollDriver;
+#[cfg(feature = "testing")]
+pub(crate) use simulated::SimDriver;
 pub(crate) use waiter::Waker;
 
 /// Bytes read at once, and the size of the buffer that `data_received` borrows.
@@ -94,8 +98,33 @@ pub(crate) enum Completion<'b> {
 
 /// An accepted stream that nobody owns yet; dropping it closes it.
 pub(crate) struct NewStream {
-    socket: socket2::Socket,
+    socket: NewSocket,
     pub(crate) peer: SocketAddr,
+}
+
+enum NewSocket {
+    Real(socket2::Socket),
+    #[cfg(feature = "testing")]
+    Simulated(simulated::SimStream),
+}
+
+impl NewStream {
+    /// The kernel's socket; there is none in a simulation.
+    fn real(&self) -> io::Result<&socket2::Socket> {
+        match &self.socket {
+            NewSocket::Real(socket) => Ok(socket),
+            #[cfg(feature = "testing")]
+            NewSocket::Simulated(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn into_real(self) -> io::Result<socket2::Socket> {
+        match self.socket {
+            NewSocket::Real(socket) => Ok(socket),
+            #[cfg(feature = "testing")]
+            NewSocket::Simulated(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
 }
 
 /// What became of an attempt to send.
@@ -170,6 +199,8 @@ impl Default for Budgets {
 /// The drivers there are.
 pub(crate) enum Driver {
     Poll(PollDriver),
+    #[cfg(feature = "testing")]
+    Simulated(SimDriver),
 }
 
 /// Passes a call on to whichever driver it is.
@@ -177,6 +208,8 @@ macro_rules! each {
     ($driver:expr, $inner:ident => $call:expr) => {
         match $driver {
             Driver::Poll($inner) => $call,
+            #[cfg(feature = "testing")]
+            Driver::Simulated($inner) => $call,
         }
     };
 }
@@ -313,14 +346,19 @@ impl Driver {
         each!(self, driver => driver.signal_fd())
     }
 
-    /// What is readable when a pass would find something.
+    /// What is readable when a pass would find something, where there is a kernel.
     #[cfg(unix)]
-    pub(crate) fn descriptor(&self) -> std::sync::Arc<polling::Poller> {
+    pub(crate) fn descriptor(&self) -> Option<std::sync::Arc<polling::Poller>> {
         each!(self, driver => driver.descriptor())
     }
 
     pub(crate) fn stats(&self) -> DriverStats {
         each!(self, driver => driver.stats())
+    }
+
+    /// A number to begin random numbers with: unpredictable, unless everything is to be repeatable.
+    pub(crate) fn seed(&self) -> u64 {
+        each!(self, driver => driver.seed())
     }
 }
 

@@ -26,8 +26,22 @@ pub(crate) use system::ticks;
 pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many};
 
 /// Bytes of a file sent at once where the system cannot send files, and the room they need.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), feature = "testing"))]
 const FILE_PIECE: usize = 64 * 1024;
+
+/// Reads what comes next of a range, at most `limit` bytes; nothing if the file has become shorter than the range.
+#[cfg(any(not(target_os = "linux"), feature = "testing"))]
+pub(super) fn read_piece(range: &FileRange, limit: usize) -> io::Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
+
+    let count = usize::try_from(range.remaining).unwrap_or(usize::MAX).min(limit).min(FILE_PIECE);
+    let mut piece = vec![0; count];
+    let mut file = &range.file;
+    file.seek(SeekFrom::Start(range.offset))?;
+    let read = file.read(&mut piece)?;
+    piece.truncate(read);
+    Ok(piece)
+}
 
 #[cfg(target_os = "linux")]
 mod system {
@@ -90,10 +104,10 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use std::io::{IoSlice, Read, Seek, SeekFrom};
+    use std::io::{IoSlice, Read};
     use std::mem::MaybeUninit;
 
-    use super::{FILE_PIECE, FileRange, Socket, SocketAddr, io, unmapped};
+    use super::{FileRange, Socket, SocketAddr, io, unmapped};
 
     /// Suppresses SIGPIPE per call where the system has a flag for it.
     #[cfg(all(unix, not(target_vendor = "apple")))]
@@ -138,14 +152,10 @@ mod system {
     }
 
     pub(in super::super) fn send_file(socket: &Socket, range: &FileRange, limit: usize) -> io::Result<u64> {
-        let count = usize::try_from(range.remaining).unwrap_or(usize::MAX).min(limit).min(FILE_PIECE);
-        let mut piece = vec![0; count];
-        let mut file = &range.file;
-        file.seek(SeekFrom::Start(range.offset))?;
-        let read = file.read(&mut piece)?;
-        if read == 0 {
+        let piece = super::read_piece(range, limit)?;
+        if piece.is_empty() {
             return Ok(0);
         }
-        Ok(send(socket, &piece[..read])? as u64)
+        Ok(send(socket, &piece)? as u64)
     }
 }

@@ -17,10 +17,11 @@ use socket2::{SockRef, Socket};
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
-use super::{Budgets, Completion, DriverStats, Interest, NewStream, Relay, RelayState, Relayed, Sent, Waker};
-use super::{open_reserve, ops};
+use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
+use super::{Sent, Waker, open_reserve, ops};
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
+use crate::core::random::Generator;
 use crate::core::slots::Token;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -312,7 +313,10 @@ impl PollDriver {
                 {
                     log::warn!("{peer}: {error}");
                 }
-                return Some(Completion::Accepted { listener, stream: NewStream { socket, peer } });
+                return Some(Completion::Accepted {
+                    listener,
+                    stream: NewStream { socket: NewSocket::Real(socket), peer },
+                });
             }
             Err(error) => error,
         };
@@ -475,12 +479,12 @@ impl PollDriver {
     }
 
     pub(super) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {
-        self.install(token, Kind::Stream, stream.socket, Interest::READ)
+        self.install(token, Kind::Stream, stream.into_real()?, Interest::READ)
     }
 
     pub(super) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
         self.stats.others += 1;
-        local_address(&stream.socket)
+        local_address(stream.real()?)
     }
 
     #[inline]
@@ -586,8 +590,12 @@ impl PollDriver {
     }
 
     #[cfg(unix)]
-    pub(super) fn descriptor(&self) -> std::sync::Arc<polling::Poller> {
-        std::sync::Arc::clone(&self.waiter.poller)
+    pub(super) fn descriptor(&self) -> Option<std::sync::Arc<polling::Poller>> {
+        Some(std::sync::Arc::clone(&self.waiter.poller))
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        Generator::unpredictable().next()
     }
 
     pub(super) fn stats(&self) -> DriverStats {
@@ -631,10 +639,7 @@ fn send_backlog(
             Front::One(data) => (ops::send(socket, data), data.len()),
             Front::Many(list) => (ops::send_many(socket, list), list.iter().map(|slice| slice.len()).sum()),
             Front::File(range) => match ops::send_file(socket, range, left) {
-                Ok(0) => {
-                    let text = "the file became shorter than the range that was to be sent";
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-                }
+                Ok(0) => return Err(file_too_short()),
                 Ok(sent) => {
                     outbox.consume_file(sent, pool);
                     stats.bytes_sent += sent;
@@ -642,8 +647,7 @@ fn send_backlog(
                     continue;
                 }
                 Err(error) if !is_about_the_stream(&error) => {
-                    let text = format!("the file that was to be sent cannot be read: {error}");
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                    return Err(file_unreadable(&error));
                 }
                 Err(error) => (Err(error), 0),
             },
@@ -663,6 +667,16 @@ fn send_backlog(
         }
     }
     Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
+}
+
+pub(super) fn file_too_short() -> io::Error {
+    let text = "the file became shorter than the range that was to be sent";
+    io::Error::new(io::ErrorKind::UnexpectedEof, text)
+}
+
+pub(super) fn file_unreadable(error: &io::Error) -> io::Error {
+    let text = format!("the file that was to be sent cannot be read: {error}");
+    io::Error::new(io::ErrorKind::UnexpectedEof, text)
 }
 
 /// Whether sending a file failed because of the stream, not of the file.

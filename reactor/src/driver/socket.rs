@@ -310,7 +310,7 @@ fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Says what was tried where, and why it failed.
-fn describe(what: &str, address: SocketAddr, error: &io::Error) -> io::Error {
+pub(super) fn describe(what: &str, address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {address}: {}", cause(what, address, error)))
 }
 
@@ -318,7 +318,7 @@ fn cause(what: &str, address: SocketAddr, error: &io::Error) -> String {
     use io::ErrorKind;
 
     // Without a number of the system's it is a sentence from here already, or a bare kind.
-    if error.raw_os_error().is_none() {
+    if error.raw_os_error().is_none() && error.get_ref().is_some() {
         return error.to_string();
     }
     if no_such_family(error) {

@@ -294,6 +294,9 @@ pub(crate) enum Waker {
     #[cfg(target_os = "linux")]
     Eventfd(Arc<OwnedFd>),
     Poller(Arc<Poller>),
+    /// Whoever runs the simulation looks at it.
+    #[cfg(feature = "testing")]
+    Flag(Arc<std::sync::atomic::AtomicBool>),
     /// There is no wait any more.
     Nobody,
 }
@@ -308,6 +311,11 @@ impl Waker {
                 Err(error) => Err(error.into()),
             },
             Self::Poller(poller) => poller.notify(),
+            #[cfg(feature = "testing")]
+            Self::Flag(flag) => {
+                flag.store(true, std::sync::atomic::Ordering::SeqCst);
+                Ok(())
+            }
             Self::Nobody => Ok(()),
         };
         if let Err(error) = result {

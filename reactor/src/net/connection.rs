@@ -501,6 +501,15 @@ impl Connection {
         }
     }
 
+    /// Whether `length` bytes could go to the kernel as they are: nothing stands before them, and they are within the
+    /// limits.
+    pub(crate) fn may_send_at_once(&self, length: usize, pool: &Pool) -> bool {
+        self.takes_output()
+            && self.outbox.is_empty()
+            && self.modes.output == Output::Free
+            && self.has_room(length, pool)
+    }
+
     /// Queues `data` only if it stays below the limits; true if it did.
     pub(crate) fn try_write(&mut self, data: &[u8], pool: &Pool) -> bool {
         let limit = self.write_limit(pool);

@@ -196,6 +196,22 @@ impl ReactorBuilder {
         Reactor::with_config(self.config)
     }
 
+    /// Makes the reactor of a simulated host.
+    #[cfg(feature = "testing")]
+    pub(crate) fn build_simulated(
+        mut self,
+        network: &crate::driver::simulated::SharedNetwork,
+        host: crate::driver::simulated::network::HostId,
+        is_alone: bool,
+    ) -> io::Result<Reactor> {
+        self.check().map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
+        // There are no signals, and real time says nothing.
+        self.config.signals = Some(false);
+        self.config.slow_hook = None;
+        let driver = crate::driver::SimDriver::new(network, host, is_alone, self.config.budgets);
+        Ok(Reactor::with_driver(self.config, crate::driver::Driver::Simulated(driver)))
+    }
+
     fn check(&self) -> Result<(), String> {
         let config = &self.config;
         let at_least_one = [

@@ -303,7 +303,8 @@ impl Inner {
         }
         let Some(data) = machine.small_output() else { return !machine.has_output() };
         let length = data.len();
-        match self.driver.borrow_mut().send_small(link.token, data) {
+        let result = self.driver.borrow_mut().send_small(link.token, data);
+        match result {
             Ok(sent) if sent == length => {
                 machine.sent_small(sent, link.pool());
                 true
@@ -316,6 +317,21 @@ impl Inner {
             // Looked at again by `tend_closely`, where every case has its place.
             Err(_) => false,
         }
+    }
+
+    /// Sends from a large buffer of the user what the kernel takes of it at once; returns how much that was. What goes
+    /// wrong is found out by the flush of the rest.
+    pub(crate) fn send_at_once(&self, transport: &Transport, data: &[u8]) -> usize {
+        let link = &*transport.0;
+        let mut machine = link.machine.borrow_mut();
+        if !machine.may_send_at_once(data.len(), link.pool()) {
+            return 0;
+        }
+        let offered = &data[..data.len().min(self.config.budgets.write)];
+        let result = self.driver.borrow_mut().send_small(link.token, offered);
+        let Ok(sent) = result else { return 0 };
+        machine.sent(sent as u64, sent < offered.len(), || self.now());
+        sent
     }
 
     /// Goes through all that a connection may need, and asks for attention if something is left for settle.

@@ -15,6 +15,8 @@ use crate::protocol::{Factory, Protocol};
 use crate::reactor::channel::Sender;
 use crate::reactor::connecting::{self, ConnectError, Connector};
 use crate::reactor::deferred::{Deferred, MaybeDeferred};
+#[cfg(feature = "testing")]
+use crate::reactor::inner::Slot;
 use crate::reactor::inner::{Call, Inner, TypedCall};
 use crate::reactor::listening::Port;
 use crate::reactor::looping::LoopingCall;
@@ -262,6 +264,34 @@ impl Handle {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.inner().map_or_else(Instant::now, |inner| inner.read_clock())
+    }
+
+    /// As [`next_deadline`](Self::next_deadline), for whoever knows what the clock shows.
+    #[cfg(feature = "testing")]
+    pub(crate) fn wants_turn_at(&self, now: Instant) -> Option<Instant> {
+        let inner = self.inner()?;
+        if inner.has_work() { Some(now) } else { inner.timers.borrow_mut().next_deadline() }
+    }
+
+    /// Whether a hook will be called although nothing comes from outside: something is queued, or a timer is set that
+    /// counts.
+    #[cfg(feature = "testing")]
+    pub(crate) fn has_calls_ahead(&self) -> bool {
+        self.inner().is_some_and(|inner| {
+            inner.has_work() || inner.timers.borrow().referenced() > 0 || inner.stage() != Stage::Running
+        })
+    }
+
+    /// The connections that are there now.
+    #[cfg(feature = "testing")]
+    pub(crate) fn connections(&self) -> Vec<Transport> {
+        let Some(inner) = self.inner() else { return Vec::new() };
+        let slots = inner.slots.borrow();
+        let transports = slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Connection(transport) => Some(transport.clone()),
+            _ => None,
+        });
+        transports.collect()
     }
 
     /// When the reactor wants its next turn, whatever happens outside: now if something is queued, else at the

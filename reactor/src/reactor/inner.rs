@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::core::pool::Pool;
 use crate::core::queue::Queue;
+use crate::core::random::Generator;
 use crate::core::slots::{Slots, Token};
 use crate::core::wheel::Wheel;
 use crate::driver::{Driver, Interest};
@@ -82,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) attempts: Cell<usize>,
     pub(crate) referenced_ports: Cell<usize>,
     pub(crate) counters: Counters,
+    pub(crate) random: RefCell<Generator>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Option<crate::reactor::signals::Watch>>,
     /// A panic on its way out of `run`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::core::pool::Pool;
 use crate::core::queue::Queue;
+use crate::core::random::Generator;
 use crate::core::slots::Slots;
 use crate::core::wheel::Wheel;
 use crate::driver::{Driver, PollDriver, Scratch};
@@ -23,6 +24,7 @@ pub(crate) mod inner;
 pub(crate) mod listening;
 pub(crate) mod looping;
 mod pass;
+pub(crate) mod random;
 mod relay;
 pub(crate) mod remote;
 pub(crate) mod shutdown;
@@ -69,7 +71,7 @@ pub struct Reactor {
     /// Borrowed while the loop runs: that is how running it from a hook is noticed.
     scratch: RefCell<Scratch>,
     #[cfg(unix)]
-    descriptor: std::sync::Arc<polling::Poller>,
+    descriptor: Option<std::sync::Arc<polling::Poller>>,
 }
 
 impl Reactor {
@@ -89,12 +91,17 @@ impl Reactor {
 
     pub(crate) fn with_config(config: Config) -> io::Result<Self> {
         let driver = Driver::Poll(PollDriver::new(config.portable, config.budgets)?);
+        Ok(Self::with_driver(config, driver))
+    }
+
+    pub(crate) fn with_driver(config: Config, driver: Driver) -> Self {
         let now = driver.now();
         #[cfg(unix)]
         let descriptor = driver.descriptor();
         let inbox = Inbox::new(config.inbox_limit, driver.waker(), config.wake_hook.clone());
         let inner = Rc::new_cyclic(|weak| Inner {
             handle: Handle::new(weak.clone()),
+            random: RefCell::new(Generator::new(driver.seed())),
             driver: RefCell::new(driver),
             slots: RefCell::new(Slots::new()),
             timers: RefCell::new(Wheel::new(now)),
@@ -119,12 +126,12 @@ impl Reactor {
             panic: RefCell::new(None),
             config,
         });
-        Ok(Self {
+        Self {
             inner,
             scratch: RefCell::new(Scratch::new()),
             #[cfg(unix)]
             descriptor,
-        })
+        }
     }
 
     /// Runs the loop until [`Handle::stop`], also when nothing is registered. SIGINT and SIGTERM stop it too,
@@ -242,10 +249,17 @@ impl fmt::Debug for Reactor {
 }
 
 /// The descriptor is readable when a turn would find something to do.
+///
+/// # Panics
+///
+/// The reactor is one of a simulation, where there are no descriptors.
 #[cfg(unix)]
 impl std::os::fd::AsFd for Reactor {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        match &self.descriptor {
+            Some(descriptor) => descriptor.as_fd(),
+            None => panic!("a simulated reactor has no descriptor"),
+        }
     }
 }
 

@@ -76,6 +76,10 @@ pub(crate) struct Extra {
     pub(crate) loops: Vec<LoopingCall>,
 }
 
+/// A write of at least this many bytes in a hook of the connection itself is offered to the kernel at once, not when
+/// the hook returns: to copy it first would cost more than a system call that other writes could share.
+const AT_ONCE_FROM: usize = 32 * 1024;
+
 impl Link {
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
@@ -86,6 +90,17 @@ impl Link {
     pub(crate) fn put_back(&self, protocol: Box<dyn Protocol>) {
         // The cell is empty while a hook runs: there is nothing to drop.
         std::mem::forget(self.protocol.replace(Some(protocol)));
+    }
+
+    /// Whether a hook of this connection runs: then its protocol is not here.
+    fn is_in_hook(&self) -> bool {
+        match self.protocol.take() {
+            Some(protocol) => {
+                self.put_back(protocol);
+                false
+            }
+            None => true,
+        }
     }
 
     /// Whether a protocol may be waiting to be switched to.
@@ -149,7 +164,8 @@ impl Transport {
 
     // Writing.
 
-    /// Queues a copy of `data`. Dropped when the connection is closing or lost.
+    /// Queues a copy of `data`. Dropped when the connection is closing or lost. In a hook of the connection itself a
+    /// large `data` is not copied as far as the kernel takes it at once.
     ///
     /// When more than the write limit is queued already, the connection is aborted with
     /// [`Reason::WriteLimit`]: its peer does not read.
@@ -162,7 +178,14 @@ impl Transport {
         }
     }
 
-    fn write_any(&self, data: &[u8]) {
+    #[inline(never)]
+    fn write_any(&self, mut data: &[u8]) {
+        if data.len() >= AT_ONCE_FROM
+            && self.0.is_in_hook()
+            && let Some(inner) = self.inner()
+        {
+            data = &data[inner.send_at_once(self, data)..];
+        }
         let written = self.0.machine.borrow_mut().write(data, &self.0.pool);
         self.after_write(written);
     }
@@ -618,6 +641,12 @@ impl Transport {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    /// Why the connection was lost, once it is.
+    #[cfg(feature = "testing")]
+    pub(crate) fn loss(&self) -> Option<Reason> {
+        self.0.machine.borrow().reason().cloned()
     }
 }
 
