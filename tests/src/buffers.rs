@@ -1,15 +1,15 @@
-//! Connections whose kernel buffers have a chosen size, so that "the kernel takes no more" comes when a test wants
+//! Connections whose socket buffers have a chosen size, so that "the kernel takes no more" comes when a test wants
 //! it, and bytes that are easy to check at any place of a long stream.
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Type};
 use twistor::{Port, Protocol, Transport};
 
-use crate::{Announce, Peer, Script, World};
+use crate::{Announce, Machine, Peer, Script, Socket, World};
 
 /// How large the kernel's buffers of a connection are; `None` leaves them to the kernel.
 #[derive(Clone, Copy, Default, Debug)]
@@ -69,13 +69,24 @@ impl<'w> Peer<'w> {
     /// Connects with a receive buffer of a chosen size.
     #[must_use]
     pub fn connect_with(world: &'w World, address: SocketAddr, buffers: Buffers) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
-        if let Some(size) = buffers.peer_receive {
-            socket.set_recv_buffer_size(size).expect("a receive buffer");
-        }
-        socket.connect(&address.into()).expect("the port takes connections");
-        let socket = TcpStream::from(socket);
-        socket.set_nodelay(true).expect("nodelay");
+        let socket = match &world.machine {
+            Machine::Real => {
+                let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None);
+                let socket = socket.expect("a socket");
+                if let Some(size) = buffers.peer_receive {
+                    socket.set_recv_buffer_size(size).expect("a receive buffer");
+                }
+                socket.connect(&address.into()).expect("the port takes connections");
+                Socket::real(socket.into()).expect("a socket")
+            }
+            Machine::Simulated(_) => {
+                let socket = world.machine.connect(address).expect("the port takes connections");
+                if let (Socket::Simulated(raw), Some(size)) = (&socket, buffers.peer_receive) {
+                    raw.set_receive_buffer(size);
+                }
+                socket
+            }
+        };
         Self::of(world, socket)
     }
 

@@ -39,12 +39,8 @@ pub fn in_child(module: &str, driver: Driver, body: impl FnOnce()) {
         return;
     }
     let (_, test) = module.split_once("::").expect("a module inside the test program");
-    let variant = match driver {
-        Driver::Direct => "direct",
-        Driver::Portable => "portable",
-    };
     let output = Command::new(std::env::current_exe().expect("the test program"))
-        .args([&*format!("{test}::{variant}"), "--exact", "--nocapture", "--test-threads=1"])
+        .args([&*format!("{test}::{}", driver.name()), "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
         .stdin(Stdio::null())
         .output()

@@ -5,24 +5,26 @@
 //! [until](World::until) something is so, and fails with a sentence if that does not come true. Peers are driven by
 //! the test's own thread while it turns the reactor, so that a driver without a kernel can offer the same.
 
-use std::cell::RefCell;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use twistor::testing::Simulation;
 use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
 
 pub use buffers::{Buffers, pattern};
 pub use child::in_child;
 pub use descriptor::becomes_readable;
+pub use machine::{Listener, Machine, Socket};
 
 pub mod allocations;
 mod buffers;
 mod child;
 mod descriptor;
 mod guide;
+mod machine;
 pub mod process;
 
 /// The drivers that the contract is tested on.
@@ -32,6 +34,20 @@ pub enum Driver {
     Direct,
     /// Everywhere: through the poller's portable interface.
     Portable,
+    /// No kernel at all: a simulated network on virtual time.
+    Simulated,
+}
+
+impl Driver {
+    /// The name of the test on this driver.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Portable => "portable",
+            Self::Simulated => "simulated",
+        }
+    }
 }
 
 /// Instantiates tests for every driver: each function becomes a module of that name with a test per driver.
@@ -63,11 +79,67 @@ macro_rules! contract {
                 fn portable() {
                     test($crate::Driver::Portable);
                 }
+
+                #[test]
+                fn simulated() {
+                    $crate::with_seeds(|| test($crate::Driver::Simulated));
+                }
             }
         )*
     };
 }
 
+/// Like [`contract!`], for what only a kernel can show: descriptors, signals, threads that wake a sleeping reactor.
+#[macro_export]
+macro_rules! kernel_contract {
+    ($($(#[$meta:meta])* fn $name:ident($driver:ident) $body:block)*) => {
+        $(
+            $(#[$meta])*
+            mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+
+                fn test($driver: $crate::Driver) $body
+
+                #[test]
+                fn direct() {
+                    test($crate::Driver::Direct);
+                }
+
+                #[test]
+                fn portable() {
+                    test($crate::Driver::Portable);
+                }
+            }
+        )*
+    };
+}
+
+thread_local! {
+    static SEED: Cell<u64> = const { Cell::new(1) };
+}
+
+/// Runs a test on the simulated driver: with seed 1, with that of `TWISTOR_SEED`, or with as many as `TWISTOR_SEEDS`
+/// says.
+///
+/// # Panics
+///
+/// These are not numbers.
+pub fn with_seeds(test: impl Fn()) {
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    };
+    let first = number("TWISTOR_SEED").unwrap_or(1);
+    let count = number("TWISTOR_SEEDS").unwrap_or(1);
+    for seed in first..first + count {
+        SEED.set(seed);
+        test();
+    }
+}
+
+/// The name of the simulated host.
+const HOST: &str = "here";
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -76,6 +148,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct World {
     /// The reactor under test. Turned by the world's methods; signals do not stop it.
     pub reactor: Reactor,
+    machine: Machine,
+    /// What the machine is part of, if it is not a real one.
+    simulation: Option<Simulation>,
 }
 
 impl World {
@@ -88,8 +163,58 @@ impl World {
     /// A reactor with other settings.
     #[must_use]
     pub fn with(driver: Driver, set: impl FnOnce(ReactorBuilder) -> ReactorBuilder) -> Self {
-        let builder = Reactor::builder().portable_polling(driver == Driver::Portable);
-        Self { reactor: set(builder).build().expect("a reactor") }
+        Self::try_with(driver, set).expect("a reactor")
+    }
+
+    /// A reactor with settings that may make no sense.
+    ///
+    /// # Errors
+    ///
+    /// They do not.
+    pub fn try_with(
+        driver: Driver,
+        set: impl FnOnce(ReactorBuilder) -> ReactorBuilder,
+    ) -> std::io::Result<Self> {
+        let builder = set(Reactor::builder().portable_polling(driver == Driver::Portable));
+        if driver == Driver::Simulated {
+            let simulation = Simulation::new(SEED.get());
+            let (host, reactor) = simulation.lone_reactor(HOST, builder)?;
+            let machine = Machine::Simulated(host);
+            return Ok(Self { reactor, machine, simulation: Some(simulation) });
+        }
+        Ok(Self { reactor: builder.build()?, machine: Machine::Real, simulation: None })
+    }
+
+    /// Where the reactor runs.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.machine.clone()
+    }
+
+    /// What the reactor's clock shows.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.machine.now()
+    }
+
+    /// The time since an earlier moment.
+    #[must_use]
+    pub fn since(&self, moment: Instant) -> Duration {
+        self.machine.since(moment)
+    }
+
+    /// Lets time pass without turning the reactor. In a hook, use [`Machine::spend`].
+    pub fn spend(&self, time: Duration) {
+        match &self.simulation {
+            Some(simulation) => simulation.run_for(time),
+            None => self.machine.spend(time),
+        }
+    }
+
+    /// The simulation that this is, if it is one.
+    #[must_use]
+    pub fn simulation(&self) -> Option<&Simulation> {
+        self.simulation.as_ref()
     }
 
     /// Turns the reactor until `condition` holds.
@@ -98,9 +223,9 @@ impl World {
     ///
     /// It does not hold in time; `what` says what was waited for.
     pub fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = self.now() + PATIENCE;
         while !condition() {
-            assert!(Instant::now() < deadline, "still waiting: {what}");
+            assert!(self.now() < deadline, "still waiting: {what}");
             self.reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
         }
     }
@@ -114,9 +239,8 @@ impl World {
 
     /// Turns the reactor for a while, to see what does not happen.
     pub fn run_for(&self, time: Duration) {
-        let deadline = Instant::now() + time;
-        while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-        {
+        let deadline = self.now() + time;
+        while let Some(left) = deadline.checked_duration_since(self.now()).filter(|left| !left.is_zero()) {
             self.reactor.turn(Some(left)).expect("a turn");
         }
     }
@@ -180,7 +304,7 @@ impl<P: Protocol> Protocol for Announce<P> {
 #[derive(Debug)]
 pub struct Peer<'w> {
     world: &'w World,
-    socket: Option<TcpStream>,
+    socket: Option<Socket>,
 }
 
 /// How a stream ended for the peer.
@@ -194,31 +318,31 @@ pub enum Ending {
 
 impl<'w> Peer<'w> {
     /// Connects to an address on this machine.
+    ///
+    /// # Panics
+    ///
+    /// Nobody takes the connection.
     #[must_use]
     pub fn connect(world: &'w World, address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).expect("the port takes connections");
-        socket.set_nonblocking(true).expect("non-blocking");
-        socket.set_nodelay(true).expect("nodelay");
-        Self { world, socket: Some(socket) }
+        Self::of(world, world.machine.connect(address).expect("the port takes connections"))
     }
 
     /// A peer over a socket that exists already.
     #[must_use]
-    pub fn of(world: &'w World, socket: TcpStream) -> Self {
-        socket.set_nonblocking(true).expect("non-blocking");
+    pub fn of(world: &'w World, socket: Socket) -> Self {
         Self { world, socket: Some(socket) }
     }
 
     /// The socket.
     #[must_use]
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         self.socket.as_ref().expect("the peer is still connected")
     }
 
     /// Our address.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.socket().local_addr().expect("an address")
+        self.socket().local_addr()
     }
 
     /// Sends everything, turning the reactor while it does not read.
@@ -302,13 +426,13 @@ impl<'w> Peer<'w> {
 
     /// Ends the peer's direction with a FIN.
     pub fn finish(&self) {
-        self.socket().shutdown(std::net::Shutdown::Write).expect("a FIN");
+        self.socket().finish().expect("a FIN");
     }
 
     /// Breaks the connection with a reset.
     pub fn reset(&mut self) {
         if let Some(socket) = self.socket.take() {
-            SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("linger");
+            socket.reset();
         }
     }
 

@@ -34,13 +34,9 @@ pub fn role() -> Option<String> {
 #[must_use]
 pub fn again(module: &str, driver: Driver, role: &str) -> Command {
     let name = module.split_once("::").map_or(module, |(_, name)| name);
-    let driver = match driver {
-        Driver::Direct => "direct",
-        Driver::Portable => "portable",
-    };
     let mut command = Command::new(std::env::current_exe().expect("the test binary"));
     command
-        .arg(format!("{name}::{driver}"))
+        .arg(format!("{name}::{}", driver.name()))
         .args(["--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .stdin(Stdio::null());

@@ -19,6 +19,8 @@ use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 
+#[cfg(feature = "testing")]
+pub(crate) mod middleware;
 mod ops;
 pub(crate) mod options;
 mod poll;
@@ -201,6 +203,9 @@ pub(crate) enum Driver {
     Poll(PollDriver),
     #[cfg(feature = "testing")]
     Simulated(SimDriver),
+    /// Another one, with a tracer or an injector of faults above it.
+    #[cfg(feature = "testing")]
+    Middleware(Box<middleware::Middleware>),
 }
 
 /// Passes a call on to whichever driver it is.
@@ -210,6 +215,8 @@ macro_rules! each {
             Driver::Poll($inner) => $call,
             #[cfg(feature = "testing")]
             Driver::Simulated($inner) => $call,
+            #[cfg(feature = "testing")]
+            Driver::Middleware($inner) => $call,
         }
     };
 }
@@ -230,6 +237,22 @@ impl Driver {
     #[inline]
     pub(crate) fn next<'b>(&mut self, scratch: &'b mut Scratch) -> Option<Completion<'b>> {
         each!(self, driver => driver.next(&mut scratch.buffer))
+    }
+
+    /// [`next`](Self::next) for the middleware, which may offer less room.
+    #[cfg(feature = "testing")]
+    fn next_into<'b>(&mut self, buffer: &'b mut [u8]) -> Option<Completion<'b>> {
+        each!(self, driver => driver.next(buffer))
+    }
+
+    /// Whether time is not real.
+    #[cfg(feature = "testing")]
+    fn is_simulated(&self) -> bool {
+        match self {
+            Self::Poll(_) => false,
+            Self::Simulated(_) => true,
+            Self::Middleware(middleware) => middleware.is_simulated(),
+        }
     }
 
     /// Tries to send what is in the outbox, within the write budget. Never blocks.

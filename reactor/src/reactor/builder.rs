@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use crate::core::pool::OutputLimits;
 use crate::driver::Budgets;
+#[cfg(feature = "testing")]
+use crate::driver::{
+    Driver,
+    middleware::{Injection, Middleware, TraceEvent, Tracer},
+};
 use crate::net::connection::Linger;
 use crate::reactor::Reactor;
 
@@ -34,6 +39,18 @@ pub(crate) struct Config {
     pub(crate) unread_limit: usize,
     pub(crate) pending_connects: usize,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
+    #[cfg(feature = "testing")]
+    injection: Option<Injection>,
+    #[cfg(feature = "testing")]
+    tracer: Option<Tracer>,
+}
+
+#[cfg(feature = "testing")]
+impl Config {
+    /// Puts what was asked for between the loop and its driver.
+    pub(crate) fn between(&self, driver: Driver) -> Driver {
+        Middleware::above(driver, self.injection.clone(), self.tracer.clone())
+    }
 }
 
 impl Default for Config {
@@ -51,6 +68,10 @@ impl Default for Config {
             unread_limit: 1 << 20,
             pending_connects: 4096,
             wake_hook: None,
+            #[cfg(feature = "testing")]
+            injection: None,
+            #[cfg(feature = "testing")]
+            tracer: None,
         }
     }
 }
@@ -196,6 +217,36 @@ impl ReactorBuilder {
         Reactor::with_config(self.config)
     }
 
+    /// Disturbs the driver as kernels may: short reads and writes, `EAGAIN`, wake-ups for nothing and more. So real
+    /// sockets are tested under fire.
+    ///
+    /// ```
+    /// use twistor::Reactor;
+    /// use twistor::testing::Injection;
+    ///
+    /// let reactor = Reactor::builder().fault_injection(Injection::harmless(17)).build()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn fault_injection(mut self, injection: Injection) -> Self {
+        self.config.injection = Some(injection);
+        self
+    }
+
+    /// Tells `tracer` of everything that goes through between the loop and its driver. It must not use the reactor.
+    ///
+    /// ```
+    /// use twistor::Reactor;
+    ///
+    /// let reactor = Reactor::builder().trace(|event| eprintln!("{event}")).build()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "testing")]
+    pub fn trace(mut self, tracer: impl Fn(&TraceEvent) + Send + Sync + 'static) -> Self {
+        self.config.tracer = Some(Arc::new(tracer));
+        self
+    }
+
     /// Makes the reactor of a simulated host.
     #[cfg(feature = "testing")]
     pub(crate) fn build_simulated(
@@ -209,7 +260,7 @@ impl ReactorBuilder {
         self.config.signals = Some(false);
         self.config.slow_hook = None;
         let driver = crate::driver::SimDriver::new(network, host, is_alone, self.config.budgets);
-        Ok(Reactor::with_driver(self.config, crate::driver::Driver::Simulated(driver)))
+        Ok(Reactor::with_driver(self.config, Driver::Simulated(driver)))
     }
 
     fn check(&self) -> Result<(), String> {

@@ -95,6 +95,8 @@ impl Reactor {
     }
 
     pub(crate) fn with_driver(config: Config, driver: Driver) -> Self {
+        #[cfg(feature = "testing")]
+        let driver = config.between(driver);
         let now = driver.now();
         #[cfg(unix)]
         let descriptor = driver.descriptor();

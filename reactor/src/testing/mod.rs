@@ -36,6 +36,7 @@ mod harness;
 mod recording;
 mod simulation;
 
+pub use crate::driver::middleware::{Injection, TraceEvent};
 pub use crate::driver::simulated::link::{Link, Pieces};
 pub use crate::driver::simulated::raw::{RawListener, RawStream};
 pub use check::{check, find_failure};
@@ -44,3 +45,14 @@ pub use fault::{Fault, Faults};
 pub use harness::{Ending, Pair, ProtocolTest};
 pub use recording::{AccumulatingProtocol, RecordedLog, RecordingFactory};
 pub use simulation::{Host, Simulation};
+
+use crate::reactor::transport::TransportId;
+
+impl TraceEvent {
+    /// The connection that it was about, if it was about one. A listener and an attempt to connect have such a name
+    /// too.
+    #[must_use]
+    pub fn connection(&self) -> Option<TransportId> {
+        self.token.map(TransportId)
+    }
+}

@@ -704,6 +704,12 @@ impl Host {
         self.network().borrow_mut().keep_busy(self.state.id, time);
     }
 
+    /// How many descriptors its process has open: ports, connections, attempts to connect. Raw sockets do not count.
+    #[must_use]
+    pub fn open_descriptors(&self) -> usize {
+        self.network().borrow().open_descriptors(self.state.id)
+    }
+
     /// Writes a line of this host into the trace.
     pub fn note(&self, text: impl fmt::Display) {
         self.network().borrow_mut().note(Some(self.state.id), &text.to_string());

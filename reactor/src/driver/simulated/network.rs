@@ -319,6 +319,10 @@ impl Network {
         self.touch_all(host);
     }
 
+    pub(crate) fn open_descriptors(&self, host: HostId) -> usize {
+        self.hosts[host.0].descriptors
+    }
+
     /// Whether another descriptor can be had; counts it if so.
     pub(super) fn take_descriptor(&mut self, host: HostId) -> io::Result<()> {
         let host = &mut self.hosts[host.0];

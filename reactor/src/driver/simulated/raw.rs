@@ -75,6 +75,22 @@ impl RawStream {
         self.up_to_now().readable_bytes(self.socket)
     }
 
+    /// Whether [`receive`](Self::receive) has something to say: bytes, the end, or an error.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.up_to_now().ends.get(self.socket).is_some_and(super::stream::End::is_readable)
+    }
+
+    /// From now on it takes this many bytes from the peer that nobody has received, as with `SO_RCVBUF`.
+    ///
+    /// # Panics
+    ///
+    /// With 0: nothing could ever arrive.
+    pub fn set_receive_buffer(&self, size: usize) {
+        assert!(size > 0, "a buffer of 0 bytes would carry nothing");
+        self.up_to_now().set_receive_buffer(self.socket, size);
+    }
+
     /// Ends our direction, behind everything that was sent.
     ///
     /// # Errors

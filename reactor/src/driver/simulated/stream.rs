@@ -518,6 +518,15 @@ impl Network {
         Ok(count)
     }
 
+    /// What may lie unread at this end from now on.
+    pub(super) fn set_receive_buffer(&mut self, id: SocketId, size: usize) {
+        let Some(end) = self.ends.get_mut(id) else { return };
+        end.receive_buffer = size;
+        // There may be more room.
+        let other = end.other;
+        self.transmit(other);
+    }
+
     /// Why the stream is dead; asked once.
     pub(super) fn receive_error(&mut self, id: SocketId) -> io::Error {
         let kind = self.ends.get_mut(id).and_then(|end| end.error.take());
