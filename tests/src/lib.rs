@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use twistor::testing::Simulation;
+use twistor::testing::{Link, Simulation};
 use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
 
 pub use buffers::{Buffers, pattern};
@@ -179,6 +179,8 @@ impl World {
         if driver == Driver::Simulated {
             let simulation = Simulation::new(SEED.get());
             let (host, reactor) = simulation.lone_reactor(HOST, builder)?;
+            // About what Linux gives to the loopback device.
+            simulation.set_link(HOST, HOST, &Link::instant().buffers(2 << 20, 4 << 20));
             let machine = Machine::Simulated(host);
             return Ok(Self { reactor, machine, simulation: Some(simulation) });
         }

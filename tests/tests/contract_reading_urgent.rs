@@ -2,13 +2,14 @@
 
 use socket2::SockRef;
 use twistor::Eof;
-use twistor_tests::{Event, Log, Peer, Script, World, contract};
+use twistor_tests::{Event, Log, Peer, Script, World, kernel_contract};
 
 fn send_urgent(peer: &Peer<'_>, data: &[u8]) {
-    assert_eq!(SockRef::from(peer.socket()).send_out_of_band(data).expect("urgent data"), data.len());
+    assert_eq!(SockRef::from(peer.socket().kernel()).send_out_of_band(data).expect("urgent data"), data.len());
 }
 
-contract! {
+// A simulated network has no urgent data.
+kernel_contract! {
     // Line 24.
     fn urgent_data_alone_does_not_make_the_loop_spin(driver) {
         let world = World::new(driver);

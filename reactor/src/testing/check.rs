@@ -47,12 +47,13 @@ pub fn check(seeds: impl IntoIterator<Item = u64>, scenario: impl Fn(&Simulation
 fn check_all(seeds: impl Iterator<Item = u64>, scenario: &dyn Fn(&Simulation)) {
     for seed in seeds {
         if let Some(failure) = find_failure(seed, scenario) {
-            panic!("{failure}");
+            panic!("{failure}Replay it with TWISTOR_SEED={seed}.");
         }
     }
 }
 
-/// Looks for a failure with this seed; its description if there is one.
+/// Looks for a failure with this seed, and for the fewest random faults that it needs; its description if there is
+/// one. For programs that search by themselves; tests [`check`](check()).
 pub fn find_failure(seed: u64, scenario: impl Fn(&Simulation)) -> Option<String> {
     let mut failure = run(seed, None, &scenario)?;
     let found = failure.faults.len();
@@ -67,7 +68,7 @@ pub fn find_failure(seed: u64, scenario: impl Fn(&Simulation)) -> Option<String>
     for (at, fault) in &failure.faults {
         let _ = writeln!(text, "  {at:?}: {fault}");
     }
-    let _ = write!(text, "The last events:\n{}Replay it with TWISTOR_SEED={seed}.", failure.last_events);
+    let _ = write!(text, "The last events:\n{}", failure.last_events);
     Some(text)
 }
 

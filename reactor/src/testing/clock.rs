@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::simulation::{Host, Simulation};
+use super::simulation::{Host, Simulation, strict};
 use crate::reactor::Reactor;
 use crate::reactor::builder::ReactorBuilder;
 use crate::reactor::handle::Handle;
@@ -40,10 +40,10 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A reactor with default settings.
+    /// A reactor with default settings, but for one: a panic of what it calls fails the test.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Reactor::builder())
+        Self::with(strict())
     }
 
     /// A reactor with these settings.

@@ -356,6 +356,7 @@ pub struct Faults {
     full_backlogs: f64,
     descriptor_limits: f64,
     clock_rates: f64,
+    clock_range: (f64, f64),
     resets: f64,
     half_opens: f64,
 }
@@ -389,6 +390,7 @@ impl Faults {
             full_backlogs: 0.0,
             descriptor_limits: 0.0,
             clock_rates: 0.0,
+            clock_range: (0.5, 2.0),
             resets: 0.0,
             half_opens: 0.0,
         }
@@ -419,6 +421,18 @@ impl Faults {
     /// Only these hosts are affected; otherwise any may be.
     pub fn only<N: Into<String>>(mut self, hosts: impl IntoIterator<Item = N>) -> Self {
         self.hosts = Some(hosts.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Clocks that run wrong do so at a rate between these; otherwise between 0.5 and 2. For programs that are right
+    /// only while clocks are good to a few percent.
+    ///
+    /// # Panics
+    ///
+    /// The lowest is not positive, or above the highest.
+    pub fn clock_range(mut self, lowest: f64, highest: f64) -> Self {
+        assert!(0.0 < lowest && lowest <= highest, "there is no clock rate between {lowest} and {highest}");
+        self.clock_range = (lowest, highest);
         self
     }
 
@@ -456,36 +470,40 @@ impl Faults {
     ) -> Vec<(Duration, Fault)> {
         let hosts = self.hosts.as_deref().unwrap_or(all);
         let mut list = Vec::new();
-        let kinds: [(f64, fn(&mut Generator, &[String], &[String]) -> Option<Fault>); 11] = [
-            (self.partitions, |random, hosts, all| {
+        let kinds: [(f64, &dyn Fn(&mut Generator, &[String], &[String]) -> Option<Fault>); 11] = [
+            (self.partitions, &|random, hosts, all| {
                 let mut hosts = hosts.to_vec();
                 random.shuffle(&mut hosts);
                 let most = hosts.len().min(all.len().checked_sub(1)?) as u64;
                 hosts.truncate(1 + random.below(most) as usize);
                 Some(Fault::partition(hosts))
             }),
-            (self.cuts, |random, hosts, all| {
+            (self.cuts, &|random, hosts, all| {
                 let from = pick(random, hosts)?;
                 let others: Vec<String> = all.iter().filter(|name| *name != from).cloned().collect();
                 Some(Fault::cut(from, pick(random, &others)?))
             }),
-            (self.crashes, |random, hosts, _| Some(Fault::crash(pick(random, hosts)?))),
-            (self.freezes, |random, hosts, _| Some(Fault::freeze(pick(random, hosts)?))),
-            (self.slow_readers, |random, hosts, _| {
+            (self.crashes, &|random, hosts, _| Some(Fault::crash(pick(random, hosts)?))),
+            (self.freezes, &|random, hosts, _| Some(Fault::freeze(pick(random, hosts)?))),
+            (self.slow_readers, &|random, hosts, _| {
                 Some(Fault::slow_reader(pick(random, hosts)?, 100 << random.below(10)))
             }),
-            (self.refusals, |random, hosts, _| Some(Fault::refuse(pick(random, hosts)?))),
-            (self.full_backlogs, |random, hosts, _| Some(Fault::backlog_full(pick(random, hosts)?))),
-            (self.descriptor_limits, |random, hosts, _| {
+            (self.refusals, &|random, hosts, _| Some(Fault::refuse(pick(random, hosts)?))),
+            (self.full_backlogs, &|random, hosts, _| Some(Fault::backlog_full(pick(random, hosts)?))),
+            (self.descriptor_limits, &|random, hosts, _| {
                 Some(Fault::descriptor_limit(pick(random, hosts)?, random.below(8) as usize))
             }),
-            (self.clock_rates, |random, hosts, _| {
-                Some(Fault::clock_rate(pick(random, hosts)?, 0.5 + random.below(150) as f64 / 100.0))
+            (self.clock_rates, &|random, hosts, _| {
+                let (lowest, highest) = self.clock_range;
+                // To the thousandth, so that it can be read.
+                let rate = lowest + (highest - lowest) * random.unit();
+                let rate = ((rate * 1000.0).round() / 1000.0).clamp(lowest, highest);
+                Some(Fault::clock_rate(pick(random, hosts)?, rate))
             }),
-            (self.resets, |random, hosts, _| {
+            (self.resets, &|random, hosts, _| {
                 Some(Fault::reset(pick(random, hosts)?).choosing(random.next()))
             }),
-            (self.half_opens, |random, hosts, _| {
+            (self.half_opens, &|random, hosts, _| {
                 Some(Fault::half_open(pick(random, hosts)?).choosing(random.next()))
             }),
         ];

@@ -7,11 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::simulation::Simulation;
+use super::simulation::{Simulation, strict};
 use crate::driver::simulated::link::Link;
 use crate::driver::simulated::raw::RawStream;
 use crate::protocol::Protocol;
-use crate::reactor::Reactor;
 use crate::reactor::builder::ReactorBuilder;
 use crate::reactor::transport::Transport;
 use crate::reactor::typed::Connection;
@@ -71,10 +70,10 @@ pub struct ProtocolTest<P> {
 }
 
 impl<P: Protocol> ProtocolTest<P> {
-    /// A connection with this protocol, whose `connection_made` has been called.
+    /// A connection with this protocol, whose `connection_made` has been called. A hook that panics fails the test.
     #[must_use]
     pub fn new(protocol: P) -> Self {
-        Self::with(Reactor::builder(), protocol)
+        Self::with(strict(), protocol)
     }
 
     /// The same on a reactor with these settings.

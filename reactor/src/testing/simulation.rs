@@ -16,7 +16,7 @@ use crate::driver::simulated::link::Link;
 use crate::driver::simulated::network::{HostId, Network};
 use crate::driver::simulated::raw::{RawListener, RawStream};
 use crate::reactor::Reactor;
-use crate::reactor::builder::ReactorBuilder;
+use crate::reactor::builder::{PanicPolicy, ReactorBuilder};
 use crate::reactor::handle::Handle;
 
 /// Turns of reactors without time passing after which the simulation must be going round in circles.
@@ -67,7 +67,7 @@ struct HostState {
     id: HostId,
     name: String,
     builder: ReactorBuilder,
-    program: Program,
+    program: RefCell<Program>,
     /// `None` while the host is down, its program has ended, or the reactor is in other hands.
     reactor: RefCell<Option<Reactor>>,
 }
@@ -167,14 +167,18 @@ impl Simulation {
     /// Adds a host and starts it: `program` is called with the handle of its reactor, now and whenever the host
     /// starts again after a crash.
     ///
+    /// A hook that panics fails the test: the panic leaves the call that runs the simulation. To see what it does in
+    /// production, where it ends its connection only, add the host [with](Self::host_with) settings of your own.
+    ///
     /// # Panics
     ///
     /// There is a host of that name already.
     pub fn host(&self, name: &str, program: impl Fn(&Handle) + 'static) -> Host {
-        self.host_with(name, Reactor::builder(), program)
+        self.host_with(name, strict(), program)
     }
 
-    /// Adds a host whose reactors are built with these settings.
+    /// Adds a host whose reactors are built with these settings. [`PanicPolicy::Propagate`] among them makes panics of
+    /// hooks fail the test.
     ///
     /// # Panics
     ///
@@ -219,8 +223,8 @@ impl Simulation {
         let exists = self.inner.hosts.borrow().iter().any(|host| host.name == name);
         assert!(!exists, "the simulation has a host {name:?} already");
         let id = self.inner.network.borrow_mut().add_host(name);
-        let state =
-            Rc::new(HostState { id, name: name.to_owned(), builder, program, reactor: RefCell::new(None) });
+        let (name, program) = (name.to_owned(), RefCell::new(program));
+        let state = Rc::new(HostState { id, name, builder, program, reactor: RefCell::new(None) });
         self.inner.hosts.borrow_mut().push(Rc::clone(&state));
         state
     }
@@ -237,7 +241,8 @@ impl Simulation {
             .unwrap_or_else(|error| panic!("host {:?}: {error}", state.name));
         let handle = Handle::clone(&reactor);
         *state.reactor.borrow_mut() = Some(reactor);
-        (state.program)(&handle);
+        let program = Rc::clone(&state.program.borrow());
+        program(&handle);
     }
 
     /// The host of that name.
@@ -570,6 +575,13 @@ impl Simulation {
         self.inner.network.borrow().trace(usize::MAX)
     }
 
+    /// The trace without what happened to single streams: what happened to hosts, faults, and what was noted. See
+    /// [`set_trace_limit`](Self::set_trace_limit): the limit counts all lines.
+    #[must_use]
+    pub fn notes(&self) -> String {
+        self.inner.network.borrow().notes()
+    }
+
     /// The last lines of the trace.
     #[must_use]
     pub fn last_events(&self, lines: usize) -> String {
@@ -592,6 +604,11 @@ impl Simulation {
     pub fn events(&self) -> u64 {
         self.inner.network.borrow().happened()
     }
+}
+
+/// Settings for tests: a panic is a failure.
+pub(super) fn strict() -> ReactorBuilder {
+    Reactor::builder().panic_policy(PanicPolicy::Propagate)
 }
 
 /// When the host's reactor wants a turn next, in the network's time.
@@ -630,6 +647,8 @@ impl Drop for Simulation {
         for host in self.inner.hosts.take() {
             let reactor = host.reactor.try_borrow_mut().ok().and_then(|mut reactor| reactor.take());
             drop(reactor);
+            // A program may hold its own host.
+            drop(host.program.replace(Rc::new(|_| {})));
         }
     }
 }
@@ -671,6 +690,32 @@ impl Host {
     #[must_use]
     pub fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(), port)
+    }
+
+    /// Gives it another program: `program` is called now, and from now on whenever the host starts again. What the
+    /// program before has begun goes on. So programs can know all hosts, also their own:
+    ///
+    /// ```
+    /// # use twistor::testing::{Host, Simulation};
+    /// let sim = Simulation::new(1);
+    /// let hosts: Vec<Host> = ["a", "b", "c"].map(|name| sim.host(name, |_| {})).into();
+    /// for me in &hosts {
+    ///     let (me, all) = (me.clone(), hosts.clone());
+    ///     me.clone().set_program(move |_reactor| {
+    ///         let others = all.iter().filter(|host| host.name() != me.name()).map(|host| host.address(7));
+    ///         me.note(format_args!("will talk to {:?}", others.collect::<Vec<_>>()));
+    ///     });
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// No reactor runs there, as for [`reactor`](Self::reactor).
+    pub fn set_program(&self, program: impl Fn(&Handle) + 'static) {
+        let program: Program = Rc::new(program);
+        let before = self.state.program.replace(Rc::clone(&program));
+        drop(before);
+        program(&self.reactor());
     }
 
     /// The reactor of the program that runs there now.

@@ -678,6 +678,10 @@ impl Network {
         self.trace.text(lines, |host| self.hosts[host].name.clone())
     }
 
+    pub(crate) fn notes(&self) -> String {
+        self.trace.notes(|host| self.hosts[host].name.clone())
+    }
+
     pub(crate) fn fingerprint(&self) -> u64 {
         self.trace.fingerprint()
     }

@@ -81,19 +81,35 @@ impl Trace {
 
     /// The last `count` lines.
     pub(super) fn text(&self, count: usize, host_name: impl Fn(usize) -> String) -> String {
-        use fmt::Write;
-        let mut out = String::new();
         let skipped = self.entries.len().saturating_sub(count);
         let left_out = self.forgotten + skipped as u64;
+        let mut out = String::new();
         if left_out > 0 {
-            // Writing to a string cannot fail, here and below.
-            let _ = writeln!(out, "({left_out} earlier lines left out)");
+            out = format!("({left_out} earlier lines left out)\n");
         }
-        for entry in self.entries.iter().skip(skipped) {
-            let host = entry.host.map(&host_name).unwrap_or_default();
-            let _ = writeln!(out, "{} {host:<10} {}", Time(entry.at), entry.happening);
-        }
+        write_lines(&mut out, self.entries.iter().skip(skipped), host_name);
         out
+    }
+
+    /// The lines that are not about a single stream.
+    pub(super) fn notes(&self, host_name: impl Fn(usize) -> String) -> String {
+        let mut out = String::new();
+        let notes = self.entries.iter().filter(|entry| matches!(entry.happening, Happening::Text(_)));
+        write_lines(&mut out, notes, host_name);
+        out
+    }
+}
+
+fn write_lines<'e>(
+    out: &mut String,
+    entries: impl Iterator<Item = &'e Entry>,
+    host_name: impl Fn(usize) -> String,
+) {
+    use fmt::Write;
+    for entry in entries {
+        let host = entry.host.map(&host_name).unwrap_or_default();
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{} {host:<10} {}", Time(entry.at), entry.happening);
     }
 }
 
