@@ -181,15 +181,20 @@ impl Inner {
         });
     }
 
+    /// Takes a relay apart; `None` when the connection is not relayed.
+    fn detach(&self, source: &Transport) -> Option<RelayOut> {
+        let relay = *source.with_extra_if(|extra| extra.relay_out.take())?;
+        if relay.kernel.is_some() {
+            self.driver.borrow_mut().set_relaying(source.0.token, false);
+        }
+        relay.target.with_extra_if(|extra| extra.relay_from.take());
+        Some(relay)
+    }
+
     /// The source of a relay has ended in good order: so does the target's write side. False when the connection
     /// is not relayed.
     pub(crate) fn relay_ended(&self, source: &Transport) -> bool {
-        let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take()) else { return false };
-        let RelayOut { target, moved, kernel, resolver } = *relay;
-        if kernel.is_some() {
-            self.driver.borrow_mut().set_relaying(source.0.token, false);
-        }
-        target.with_extra(|extra| extra.relay_from = None);
+        let Some(RelayOut { target, moved, resolver, .. }) = self.detach(source) else { return false };
         target.lose_write_connection();
         resolver.resolve(Ok(moved));
         source.attend();
@@ -231,9 +236,8 @@ impl Inner {
 
     /// The source is closing: nothing more is relayed.
     fn break_relay(&self, source: &Transport) {
-        let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take()) else { return };
         let reason = source.0.machine.borrow().reason().cloned().unwrap_or(Reason::Closed);
-        self.abandon(source, *relay, &reason);
+        self.abandon(source, &reason);
     }
 
     /// The target was told to finish: what still arrives for it has nowhere to go, and the source closes as well.
@@ -241,36 +245,27 @@ impl Inner {
         if !target.0.machine.borrow().is_finishing() {
             return;
         }
-        let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take()) else { return };
-        if relay.kernel.is_some() {
-            self.driver.borrow_mut().set_relaying(source.0.token, false);
+        if let Some(relay) = self.detach(source) {
+            source.lose_connection();
+            relay.resolver.resolve(Err(Reason::Closed));
         }
-        target.with_extra_if(|extra| extra.relay_from.take());
-        source.lose_connection();
-        relay.resolver.resolve(Err(Reason::Closed));
     }
 
-    fn abandon(&self, source: &Transport, relay: RelayOut, reason: &Reason) {
-        let RelayOut { target, kernel, resolver, .. } = relay;
-        if kernel.is_some() {
-            self.driver.borrow_mut().set_relaying(source.0.token, false);
+    /// The target of a relay ends after its source.
+    fn abandon(&self, source: &Transport, reason: &Reason) {
+        if let Some(relay) = self.detach(source) {
+            relay.target.follow(reason);
+            relay.resolver.resolve(Err(reason.clone()));
         }
-        target.with_extra_if(|extra| extra.relay_from.take());
-        target.follow(reason);
-        resolver.resolve(Err(reason.clone()));
     }
 
     /// One end of a relay is lost: so is the other.
-    pub(crate) fn end_relays(&self, lost: &Transport, extra: &mut Extra, reason: &Reason) {
-        if let Some(relay) = extra.relay_out.take() {
-            self.abandon(lost, *relay, reason);
-        }
-        if let Some(source) = extra.relay_from.take()
-            && let Some(relay) = source.with_extra_if(|extra| extra.relay_out.take())
+    pub(crate) fn end_relays(&self, lost: &Transport, reason: &Reason) {
+        self.abandon(lost, reason);
+        let source = lost.with_extra_if(|extra| extra.relay_from.take());
+        if let Some(source) = source
+            && let Some(relay) = self.detach(&source)
         {
-            if relay.kernel.is_some() {
-                self.driver.borrow_mut().set_relaying(source.0.token, false);
-            }
             source.follow(reason);
             relay.resolver.resolve(Err(reason.clone()));
         }

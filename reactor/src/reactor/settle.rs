@@ -108,6 +108,7 @@ impl Inner {
 
     /// Lets go of the users' values that belong to a lost connection.
     fn release_extra(&self, transport: &Transport, reason: &Reason) {
+        self.end_relays(transport, reason);
         let Some(mut extra) = transport.0.extra.take() else { return };
         for timer in extra.timers.drain(..) {
             let timer = self.timers.borrow_mut().remove(timer);
@@ -119,7 +120,6 @@ impl Inner {
         for (_, resolver) in extra.flushed.drain(..) {
             resolver.resolve(Err(reason.clone()));
         }
-        self.end_relays(transport, &mut extra, reason);
         self.discard(extra);
     }
 }
