@@ -65,6 +65,7 @@ mod reactor;
 mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thread;
 mod try_protocol;
 
 pub use bytes;
@@ -82,10 +83,11 @@ pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;
 pub use reactor::random::Random;
-pub use reactor::remote::{Remote, SendError};
+pub use reactor::remote::{CallError, Remote, SendError};
 pub use reactor::shutdown::ShutdownPhase;
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
+pub use thread::{JobError, ThreadPool};
 pub use try_protocol::{Fallible, TryProtocol};

@@ -132,6 +132,11 @@ impl<T> Slots<T> {
         }
     }
 
+    /// Whether there is no tenant. Looks at every slot.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
     /// The tokens of all tenants, in slot order.
     pub(crate) fn tokens(&self) -> Vec<Token> {
         self.iter().map(|(token, _)| token).collect()

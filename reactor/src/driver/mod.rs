@@ -245,12 +245,13 @@ impl Driver {
         each!(self, driver => driver.next(buffer))
     }
 
-    /// Whether time is not real.
-    #[cfg(feature = "testing")]
-    fn is_simulated(&self) -> bool {
+    /// Whether time is not real, and there is only this thread.
+    pub(crate) fn is_simulated(&self) -> bool {
         match self {
             Self::Poll(_) => false,
+            #[cfg(feature = "testing")]
             Self::Simulated(_) => true,
+            #[cfg(feature = "testing")]
             Self::Middleware(middleware) => middleware.is_simulated(),
         }
     }

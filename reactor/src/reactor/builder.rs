@@ -38,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) inbox_limit: usize,
     pub(crate) unread_limit: usize,
     pub(crate) pending_connects: usize,
+    pub(crate) threads: Option<usize>,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     #[cfg(feature = "testing")]
     injection: Option<Injection>,
@@ -67,6 +68,7 @@ impl Default for Config {
             inbox_limit: 65_536,
             unread_limit: 1 << 20,
             pending_connects: 4096,
+            threads: None,
             wake_hook: None,
             #[cfg(feature = "testing")]
             injection: None,
@@ -200,6 +202,13 @@ impl ReactorBuilder {
         self
     }
 
+    /// Threads of the pool for [`defer_to_thread`](crate::Handle::defer_to_thread), at most. Default: as many as there
+    /// are processors, but from 4 to 32.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.config.threads = Some(threads);
+        self
+    }
+
     /// Called, from whatever thread, when the reactor wants its next [`turn`](Reactor::turn) although its host
     /// does not watch its descriptor. It must only tell the host: the reactor cannot be used from it.
     pub fn wake_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
@@ -273,6 +282,7 @@ impl ReactorBuilder {
             ("accept_budget", config.budgets.accept as usize),
             ("inbox_limit", config.inbox_limit),
             ("pending_connects", config.pending_connects),
+            ("threads", config.threads.unwrap_or(1)),
             ("watermarks high", config.output.high),
         ];
         for (name, value) in at_least_one {

@@ -72,6 +72,14 @@ impl Handle {
         CURRENT.with_borrow(|current| current.last().cloned())
     }
 
+    /// Whether the loop with this inbox is on this thread's stack.
+    pub(crate) fn is_running_here(inbox: &std::sync::Arc<crate::reactor::remote::Inbox>) -> bool {
+        CURRENT.with_borrow(|current| {
+            let mut inners = current.iter().filter_map(Self::inner);
+            inners.any(|inner| std::sync::Arc::ptr_eq(&inner.inbox, inbox))
+        })
+    }
+
     // Ports and connections.
 
     /// Listens at `endpoint`, and has `factory` make the protocol of each connection.
@@ -278,7 +286,9 @@ impl Handle {
     #[cfg(feature = "testing")]
     pub(crate) fn has_calls_ahead(&self) -> bool {
         self.inner().is_some_and(|inner| {
-            inner.has_work() || inner.timers.borrow().referenced() > 0 || inner.stage() != Stage::Running
+            inner.has_work()
+                || inner.timers.borrow().referenced() > 0
+                || inner.stage() != Stage::Running
         })
     }
 

@@ -4,7 +4,7 @@
 //! and user values are dropped only while nothing is borrowed.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -29,6 +29,7 @@ use crate::reactor::stats::Counters;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Watchdog;
+use crate::thread::{PendingJob, ThreadPool};
 
 /// A closure for the protocol of one connection; false when the protocol has another type by now.
 pub(crate) type TypedCall = Box<dyn FnOnce(&mut dyn Protocol, &Transport) -> bool>;
@@ -84,6 +85,9 @@ pub(crate) struct Inner {
     pub(crate) referenced_ports: Cell<usize>,
     pub(crate) counters: Counters,
     pub(crate) random: RefCell<Generator>,
+    /// Jobs on other threads whose results are awaited.
+    pub(crate) jobs: RefCell<Slots<PendingJob>>,
+    pub(crate) thread_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Option<crate::reactor::signals::Watch>>,
     /// A panic on its way out of `run`.
@@ -164,7 +168,7 @@ impl Inner {
 }
 
 /// The text of a panic, where it has one.
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&str>() {
         text
     } else if let Some(text) = payload.downcast_ref::<String>() {

@@ -1,6 +1,6 @@
 //! The reactor: what users hold of it, and the pass that does the work.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -107,6 +107,8 @@ impl Reactor {
         let inner = Rc::new_cyclic(|weak| Inner {
             handle: Handle::new(weak.clone()),
             random: RefCell::new(Generator::new(driver.seed())),
+            jobs: RefCell::new(Slots::new()),
+            thread_pool: OnceCell::new(),
             driver: RefCell::new(driver),
             slots: RefCell::new(Slots::new()),
             timers: RefCell::new(Wheel::new(now)),
@@ -150,7 +152,7 @@ impl Reactor {
     }
 
     /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no attempt,
-    /// no port, no timer, no callback. Ports and timers can be excluded with their `unref`.
+    /// no port, no timer, no callback, no job on another thread. Ports and timers can be excluded with their `unref`.
     ///
     /// # Errors
     ///
@@ -161,6 +163,7 @@ impl Reactor {
                 || inner.connections.get() > 0
                 || inner.referenced_ports.get() > 0
                 || inner.timers.borrow().referenced() > 0
+                || !inner.jobs.borrow().is_empty()
                 || inner.stage() != Stage::Running
         })
     }

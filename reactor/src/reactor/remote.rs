@@ -215,6 +215,33 @@ impl<T> fmt::Display for SendError<T> {
 
 impl<T> Error for SendError<T> {}
 
+/// Why a [blocking call](Remote::blocking_call) brought nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// As many messages wait as the limit allows.
+    Full,
+    /// The reactor is gone.
+    Gone,
+    /// The call panicked, or the reactor ended before it came to it.
+    Unanswered,
+    /// The loop's own thread cannot wait for the loop.
+    OwnThread,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the loop has as many messages waiting as its limit allows; call again later",
+            Self::Gone => "the reactor is gone",
+            Self::Unanswered => "the call panicked, or the reactor ended before it",
+            Self::OwnThread => "the loop's own thread would wait for itself; call directly",
+        })
+    }
+}
+
+impl Error for CallError {}
+
 /// A reactor, for other threads: whatever they want done there is done by the loop.
 ///
 /// ```
@@ -258,6 +285,51 @@ impl Remote {
         match (pushed, f) {
             (Err(refusal), Some(f)) => Err(refusal.with(f)),
             _ => Ok(()),
+        }
+    }
+
+    /// Has `f` called by the loop, and waits for what it returns.
+    ///
+    /// ```
+    /// use twistor::Reactor;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let remote = reactor.remote();
+    /// let asking = std::thread::spawn(move || {
+    ///     let connections = remote.blocking_call(|handle| handle.stats().connections);
+    ///     remote.stop();
+    ///     connections
+    /// });
+    /// reactor.run()?;
+    /// assert_eq!(asking.join().unwrap().unwrap(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As many calls are waiting as the limit allows; the reactor is gone, or ends before it comes to this call; `f`
+    /// panics; or this is the loop's own thread, which would wait for itself.
+    pub fn blocking_call<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Handle) -> R + Send + 'static,
+    ) -> Result<R, CallError> {
+        if Handle::is_running_here(&self.inbox) {
+            return Err(CallError::OwnThread);
+        }
+        let (answer, answers) = std::sync::mpsc::sync_channel(1);
+        let pushed = self.inbox.push(|| {
+            Box::new(move |handle: &Handle| {
+                let result = f(handle);
+                // Nobody is there to hear it only if that thread is gone.
+                let _ = answer.send(result);
+            })
+        });
+        match pushed {
+            Ok(()) => answers.recv().map_err(|_| CallError::Unanswered),
+            Err(Refusal::Full) => Err(CallError::Full),
+            Err(Refusal::Gone) => Err(CallError::Gone),
         }
     }
 

@@ -69,6 +69,11 @@ impl Inner {
             let receiver = self.channels.borrow_mut().remove(token);
             self.discard(receiver);
         }
+        let jobs = self.jobs.borrow().tokens();
+        for token in jobs {
+            let job = self.jobs.borrow_mut().remove(token);
+            self.discard(job);
+        }
         let hooks = self.before_wait.take();
         self.discard(hooks);
         self.drop_pending();

@@ -1,0 +1,237 @@
+//! [`ThreadPool`]: a bounded queue of jobs and the threads that work it off. Knows no reactor.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A thread that has had nothing to do for this long ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Jobs that may wait.
+const QUEUE_LIMIT: usize = 1024;
+/// The fewest and the most threads of a pool whose size nobody chose.
+const USUAL_SIZE: (usize, usize) = (4, 32);
+
+/// Names one job of a pool.
+pub(super) type JobId = u64;
+
+/// Work for another thread. It sees to its own result, and to its own panics.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads for what would hold the loop: computing, and calls that block.
+///
+/// A pool starts threads on demand, up to its size, and lets those go that have had nothing to do for ten seconds. Jobs
+/// beyond what the threads can take wait in a bounded queue. Clones are the same pool. When the last one is dropped,
+/// jobs that have not begun are dropped, and those that have are waited for.
+///
+/// Every reactor has one for [`Handle::defer_to_thread`](crate::Handle::defer_to_thread); a pool of its own suits what
+/// must not wait behind that, or must not take all of it.
+///
+/// ```
+/// use twistor::{Reactor, ThreadPool};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let reactor = Reactor::new()?;
+/// let one_at_a_time = ThreadPool::new(1);
+/// one_at_a_time.defer(&reactor, || (1..=20_u64).product::<u64>()).on_done(|reactor, product| {
+///     assert_eq!(product.unwrap(), 2_432_902_008_176_640_000);
+///     reactor.stop();
+/// });
+/// reactor.run()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ThreadPool {
+    owner: Arc<Owner>,
+}
+
+/// Ends the pool when its last clone is dropped. The threads themselves share only what is inside.
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Rung when a job has come, or the end.
+    bell: Condvar,
+    size: usize,
+    queue_limit: usize,
+}
+
+struct State {
+    jobs: VecDeque<(JobId, Job)>,
+    next_id: JobId,
+    threads: Vec<JoinHandle<()>>,
+    running: usize,
+    idle: usize,
+    is_closed: bool,
+}
+
+/// Why a job was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NotTaken {
+    Full,
+    Closed,
+    /// No thread could be started, and there is none.
+    NoThread,
+}
+
+impl ThreadPool {
+    /// A pool of at most so many threads (at least one), where 1024 jobs may wait.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self::with_queue(threads, QUEUE_LIMIT)
+    }
+
+    /// A pool of at most so many threads (at least one), where so many jobs may wait for one to be free.
+    #[must_use]
+    pub fn with_queue(threads: usize, waiting_jobs: usize) -> Self {
+        let state = State {
+            jobs: VecDeque::new(),
+            next_id: 0,
+            threads: Vec::new(),
+            running: 0,
+            idle: 0,
+            is_closed: false,
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+            size: threads.max(1),
+            queue_limit: waiting_jobs,
+        };
+        Self { owner: Arc::new(Owner { shared: Arc::new(shared) }) }
+    }
+
+    /// As many threads as the machine has processors, within reason.
+    pub(super) fn usual() -> Self {
+        let processors = thread::available_parallelism().map_or(USUAL_SIZE.0, NonZero::get);
+        Self::new(processors.clamp(USUAL_SIZE.0, USUAL_SIZE.1))
+    }
+
+    /// The most threads that it has at once.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.owner.shared.size
+    }
+
+    /// How many threads it has now.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.owner.shared.lock().running
+    }
+
+    /// How many jobs wait for a thread.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.owner.shared.lock().jobs.len()
+    }
+
+    pub(super) fn push(&self, job: Job) -> Result<JobId, NotTaken> {
+        let shared = &self.owner.shared;
+        let mut state = shared.lock();
+        if state.is_closed {
+            return Err(NotTaken::Closed);
+        }
+        // What a free thread is about to take does not wait.
+        let free = state.idle + (shared.size - state.running);
+        if state.jobs.len() >= shared.queue_limit.saturating_add(free) {
+            return Err(NotTaken::Full);
+        }
+        if state.jobs.len() >= state.idle && state.running < shared.size {
+            let worker = Arc::clone(shared);
+            let started = thread::Builder::new().name("twistor-pool".to_owned()).spawn(move || worker.work());
+            match started {
+                Ok(thread) => {
+                    state.threads.retain(|thread| !thread.is_finished());
+                    state.threads.push(thread);
+                    state.running += 1;
+                }
+                Err(error) if state.running == 0 => {
+                    log::error!("no thread can be started: {error}");
+                    return Err(NotTaken::NoThread);
+                }
+                Err(error) => log::warn!("no further thread can be started: {error}"),
+            }
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.jobs.push_back((id, job));
+        drop(state);
+        shared.bell.notify_one();
+        Ok(id)
+    }
+
+    /// Takes back a job that has not begun.
+    pub(super) fn take_back(&self, id: JobId) -> Option<Job> {
+        let mut state = self.owner.shared.lock();
+        let place = state.jobs.iter().position(|(waiting, _)| *waiting == id)?;
+        state.jobs.remove(place).map(|(_, job)| job)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No user code runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a thread.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some((_, job)) = state.jobs.pop_front() {
+                drop(state);
+                // A job catches its own panic; its destructor may have another.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+                state = self.lock();
+                continue;
+            }
+            if state.is_closed {
+                break;
+            }
+            state.idle += 1;
+            let (woken, wait) =
+                self.bell.wait_timeout(state, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if wait.timed_out() && state.jobs.is_empty() {
+                break;
+            }
+        }
+        state.running -= 1;
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let (jobs, threads) = {
+            let mut state = self.shared.lock();
+            state.is_closed = true;
+            (std::mem::take(&mut state.jobs), std::mem::take(&mut state.threads))
+        };
+        self.shared.bell.notify_all();
+        for (_, job) in jobs {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
+        }
+        for thread in threads {
+            // The last clone may have been in a job: its thread cannot wait for itself.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadPool")
+            .field("size", &self.size())
+            .field("threads", &self.threads())
+            .field("waiting", &self.waiting())
+            .finish()
+    }
+}
