@@ -85,6 +85,8 @@ pub use reactor::looping::LoopingCall;
 pub use reactor::random::Random;
 pub use reactor::remote::{CallError, Remote, SendError};
 pub use reactor::shutdown::ShutdownPhase;
+#[cfg(unix)]
+pub use reactor::signals::{Signal, SignalHook};
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};

@@ -51,7 +51,7 @@ impl Handle {
         self.inner.upgrade()
     }
 
-    fn alive(&self) -> io::Result<Rc<Inner>> {
+    pub(crate) fn alive(&self) -> io::Result<Rc<Inner>> {
         self.inner().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the reactor is gone"))
     }
 

@@ -25,6 +25,7 @@ use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
 use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
+use crate::reactor::signals::Signals;
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
@@ -89,7 +90,7 @@ pub(crate) struct Inner {
     pub(crate) jobs: RefCell<Slots<PendingJob>>,
     pub(crate) thread_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
-    pub(crate) signals: RefCell<Option<crate::reactor::signals::Watch>>,
+    pub(crate) signals: RefCell<Signals>,
     /// A panic on its way out of `run`.
     pub(crate) panic: RefCell<Option<Box<dyn Any + Send>>>,
 }

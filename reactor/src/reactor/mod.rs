@@ -30,7 +30,7 @@ mod relay;
 pub(crate) mod remote;
 mod settle;
 pub(crate) mod shutdown;
-mod signals;
+pub(crate) mod signals;
 pub(crate) mod stats;
 mod teardown;
 mod tend;
@@ -129,7 +129,7 @@ impl Reactor {
             referenced_ports: Cell::new(0),
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),
-            signals: RefCell::new(None),
+            signals: RefCell::default(),
             panic: RefCell::new(None),
             config,
         });

@@ -46,8 +46,7 @@ impl Inner {
         for message in self.inbox.close() {
             self.discard(message);
         }
-        let watch = self.signals.borrow_mut().take();
-        drop(watch);
+        self.discard(self.signals.take());
         for _ in 0..ROUNDS {
             let tokens = self.slots.borrow().tokens();
             if tokens.is_empty() {

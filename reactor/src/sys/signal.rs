@@ -73,6 +73,44 @@ impl SignalWatch {
         Ok(watch)
     }
 
+    /// Watches one more signal. Whoever asks for it twice has to give it up only once.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new). Nothing has changed then.
+    pub(crate) fn add(&mut self, signal: c_int) -> io::Result<()> {
+        SignalSet::watchable(&[signal])?;
+        if self.signals.contains(signal) {
+            return Ok(());
+        }
+        let mut table = lock();
+        let watched = &SLOTS[self.slot].watched;
+        watched.fetch_or(bit(signal), SeqCst);
+        if let Err(error) = table.add_watcher(signal) {
+            watched.fetch_and(!bit(signal), SeqCst);
+            return Err(io::Error::new(error.kind(), format!("cannot watch signal {signal}: {error}")));
+        }
+        self.signals.insert(signal);
+        Ok(())
+    }
+
+    /// Gives one signal up. What was delivered of it and not taken is forgotten.
+    pub(crate) fn remove(&mut self, signal: c_int) {
+        if self.signals.contains(signal) {
+            let mut table = lock();
+            self.signals.0 &= !bit(signal);
+            let slot = &SLOTS[self.slot];
+            slot.watched.fetch_and(!bit(signal), SeqCst);
+            table.remove_watcher(signal);
+            slot.pending.fetch_and(!bit(signal), SeqCst);
+        }
+    }
+
+    /// Whether no signal is watched.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.signals.is_empty()
+    }
+
     /// The watched signals that were delivered since the last call: after the last delivery of a signal it is
     /// reported at least once; how often it was delivered is not counted. One atomic load when there is
     /// none.
@@ -98,7 +136,6 @@ impl SignalSet {
         self.0 == 0
     }
 
-    #[cfg(test)]
     pub(crate) fn contains(self, signal: c_int) -> bool {
         (1..=MAX_SIGNAL).contains(&signal) && self.0 & bit(signal) != 0
     }
