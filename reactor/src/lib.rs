@@ -79,6 +79,8 @@ pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
 pub use reactor::connecting::{ConnectError, ConnectErrorKind, Connector};
 pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
+#[cfg(unix)]
+pub use reactor::descriptor::DescriptorWatch;
 pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;

@@ -26,6 +26,7 @@ pages! {
     limits: "docs/src/guide/limits.md",
     stopping: "docs/src/guide/stopping.md",
     embedding: "docs/src/guide/embedding.md",
+    testing: "docs/src/guide/testing.md",
     architecture: "docs/src/architecture.md",
     contract: "docs/src/contract.md",
     extending: "docs/src/extending.md",

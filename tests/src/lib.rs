@@ -11,14 +11,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use twistor::testing::{Link, Simulation};
+use twistor::testing::{Fault, Link, Simulation};
 use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
 
+pub use addresses::Silent;
 pub use buffers::{Buffers, pattern};
 pub use child::in_child;
 pub use descriptor::becomes_readable;
 pub use machine::{Listener, Machine, Socket};
 
+mod addresses;
 pub mod allocations;
 mod buffers;
 mod child;
@@ -119,27 +121,30 @@ thread_local! {
     static SEED: Cell<u64> = const { Cell::new(1) };
 }
 
-/// Runs a test on the simulated driver: with seed 1, with that of `TWISTOR_SEED`, or with as many as `TWISTOR_SEEDS`
-/// says.
+/// Runs a test on the simulated driver: with seed 1, or with those that `TWISTOR_SEEDS=n..m` says.
 ///
 /// # Panics
 ///
-/// These are not numbers.
+/// It says something else.
 pub fn with_seeds(test: impl Fn()) {
-    let number = |name| {
-        let text = std::env::var(name).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-    };
-    let first = number("TWISTOR_SEED").unwrap_or(1);
-    let count = number("TWISTOR_SEEDS").unwrap_or(1);
-    for seed in first..first + count {
-        SEED.set(seed);
+    let wanted = std::env::var("TWISTOR_SEEDS").unwrap_or_else(|_| "1..2".to_owned());
+    let range = wanted.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    let (from, to): (u64, u64) = range.expect("TWISTOR_SEEDS is a range n..m");
+    for seed in from..to {
+        set_seed(seed);
         test();
     }
 }
 
+/// From what everything random in the simulated worlds of this thread follows.
+pub fn set_seed(seed: u64) {
+    SEED.set(seed);
+}
+
+/// What a pass takes at least in a simulation: on no machine does it take no time.
+const PASS: Duration = Duration::from_micros(100);
 /// The name of the simulated host.
-const HOST: &str = "here";
+pub const HOST: &str = "here";
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -213,10 +218,56 @@ impl World {
         }
     }
 
+    /// Lets `count` more descriptors be opened, by the whole process on a real machine. Those that are open above the
+    /// limit stay open. Returns the old limit.
+    pub fn leave_descriptors(&self, count: u64) -> u64 {
+        match &self.simulation {
+            Some(_) => {
+                self.limit_descriptors(self.machine.open_descriptors() as u64 + count);
+                u64::MAX
+            }
+            None => process::limit_descriptors(process::next_descriptor() + count),
+        }
+    }
+
+    /// Lets only so many descriptors be open from now on.
+    pub fn limit_descriptors(&self, limit: u64) {
+        match &self.simulation {
+            Some(simulation) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                simulation.inject(Fault::descriptor_limit(HOST, limit));
+            }
+            None => {
+                process::limit_descriptors(limit);
+            }
+        }
+    }
+
+    /// Ends the reactor and leaves the rest, which is a simulation, or nothing.
+    #[must_use = "a simulation ends when it is dropped"]
+    pub fn end(self) -> Option<Simulation> {
+        drop(self.reactor);
+        self.simulation
+    }
+
     /// The simulation that this is, if it is one.
     #[must_use]
     pub fn simulation(&self) -> Option<&Simulation> {
         self.simulation.as_ref()
+    }
+
+    /// Turns the reactor once; returns whether it goes on. Takes some time also in a simulation.
+    ///
+    /// # Panics
+    ///
+    /// The reactor fails.
+    pub fn turn(&self, wait: Duration) -> bool {
+        let before = self.now();
+        let goes_on = self.reactor.turn(Some(wait)).expect("a turn");
+        if let Some(simulation) = &self.simulation {
+            simulation.run_for(PASS.saturating_sub(self.since(before)));
+        }
+        goes_on
     }
 
     /// Turns the reactor until `condition` holds.
@@ -228,7 +279,7 @@ impl World {
         let deadline = self.now() + PATIENCE;
         while !condition() {
             assert!(self.now() < deadline, "still waiting: {what}");
-            self.reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
+            self.turn(Duration::from_millis(1));
         }
     }
 
@@ -239,11 +290,21 @@ impl World {
         }
     }
 
+    /// Waits until a pass would find something, without making one.
+    #[must_use]
+    pub fn becomes_ready(&self) -> bool {
+        match self.machine {
+            Machine::Real => becomes_readable(&self.reactor, PATIENCE),
+            // What was sent has arrived.
+            Machine::Simulated(_) => true,
+        }
+    }
+
     /// Turns the reactor for a while, to see what does not happen.
     pub fn run_for(&self, time: Duration) {
         let deadline = self.now() + time;
         while let Some(left) = deadline.checked_duration_since(self.now()).filter(|left| !left.is_zero()) {
-            self.reactor.turn(Some(left)).expect("a turn");
+            self.turn(left);
         }
     }
 

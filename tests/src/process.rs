@@ -117,6 +117,16 @@ impl Drop for Listener {
     }
 }
 
+/// How many threads this process has.
+///
+/// # Panics
+///
+/// The system does not tell.
+#[must_use]
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("the system's list of threads").count()
+}
+
 /// How many descriptors this process has open.
 ///
 /// # Panics

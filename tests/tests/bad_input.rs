@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use twistor::endpoint::{IntoConnectEndpoint, IntoListenEndpoint, KeepAlive, TcpConnect, TcpListen};
 use twistor::{ConnectErrorKind, Protocol, Reactor, ReactorBuilder, Transport};
-use twistor_tests::{Log, Script, World, contract};
+use twistor_tests::{Log, Script, World, contract, kernel_contract};
 
 struct Echo;
 
@@ -185,13 +185,6 @@ contract! {
         assert_eq!(world.reactor.stats().panics, 0);
     }
 
-    fn an_option_that_the_system_refuses_is_named(driver) {
-        let world = World::new(driver);
-        let error = world.reactor.listen(listener().bind_device("nosuchdevice"), |_| Echo).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("0.0.0.0:0") && text.contains("bind_device=nosuchdevice"), "{text}");
-    }
-
     fn a_port_in_use_is_named_however_it_is_asked_for(driver) {
         let world = World::new(driver);
         let taken = world.listen(|_| Echo).local_addr();
@@ -238,6 +231,16 @@ contract! {
     }
 }
 
+// What the kernel refuses.
+kernel_contract! {
+    fn an_option_that_the_system_refuses_is_named(driver) {
+        let world = World::new(driver);
+        let error = world.reactor.listen(listener().bind_device("nosuchdevice"), |_| Echo).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("0.0.0.0:0") && text.contains("bind_device=nosuchdevice"), "{text}");
+    }
+}
+
 #[test]
 fn a_limit_of_nothing_is_named_with_the_remedy() {
     building_fails(|builder| builder.write_limit(0), &["write_limit is 0", "at least 1"]);
@@ -263,57 +266,57 @@ fn a_threshold_of_nothing_is_named_with_the_remedy() {
     );
 }
 
-#[test]
-fn the_smallest_limits_that_make_sense_build_a_reactor_that_works() {
-    let log = Log::new();
-    let smallest = |builder: ReactorBuilder| {
-        builder
-            .write_limit(1)
-            .total_write_limit(1 << 20)
-            .read_budget(1)
-            .write_budget(1)
-            .accept_budget(1)
-            .inbox_limit(1)
-            .unread_limit(0)
-            .pending_connects(1)
-            .watermarks(1, 0)
-            .linger_bytes(0)
-            .linger_timeout(Duration::ZERO)
-            .drain_timeout(Duration::ZERO)
-    };
-    let world = World::with(twistor_tests::Driver::Direct, smallest);
-    let (_, peer) = world.pair(Script::new(&log).on_data(Transport::write));
-    peer.send(b"byte by byte");
-    assert_eq!(peer.receive(12), b"byte by byte");
-}
+contract! {
+    fn the_smallest_limits_that_make_sense_build_a_reactor_that_works(driver) {
+        let log = Log::new();
+        let smallest = |builder: ReactorBuilder| {
+            builder
+                .write_limit(1)
+                .total_write_limit(1 << 20)
+                .read_budget(1)
+                .write_budget(1)
+                .accept_budget(1)
+                .inbox_limit(1)
+                .unread_limit(0)
+                .pending_connects(1)
+                .watermarks(1, 0)
+                .linger_bytes(0)
+                .linger_timeout(Duration::ZERO)
+                .drain_timeout(Duration::ZERO)
+        };
+        let world = World::with(driver, smallest);
+        let (_, peer) = world.pair(Script::new(&log).on_data(Transport::write));
+        peer.send(b"byte by byte");
+        assert_eq!(peer.receive(12), b"byte by byte");
+    }
 
-#[test]
-fn the_largest_limits_build_a_reactor_that_works() {
-    let log = Log::new();
-    let largest = |builder: ReactorBuilder| {
-        builder
-            .write_limit(usize::MAX)
-            .total_write_limit(usize::MAX)
-            .read_budget(usize::MAX)
-            .write_budget(usize::MAX)
-            .accept_budget(u32::MAX)
-            .inbox_limit(usize::MAX)
-            .unread_limit(usize::MAX)
-            .pending_connects(usize::MAX)
-            .watermarks(usize::MAX, usize::MAX)
-            .linger_bytes(usize::MAX)
-            .linger_timeout(Duration::MAX)
-            .drain_timeout(Duration::MAX)
-            .slow_hook_threshold(Some(Duration::MAX))
-    };
-    let world = World::with(twistor_tests::Driver::Direct, largest);
-    let (transport, peer) = world.pair(Script::new(&log).on_data(Transport::write));
-    peer.send(b"all at once");
-    assert_eq!(peer.receive(11), b"all at once");
-    transport.lose_connection();
-    assert_eq!(peer.receive_to_end().0, b"");
-    peer.finish();
-    world.until("the loss", || log.lost().is_some());
-    world.reactor.stop();
-    while world.reactor.turn(Some(Duration::ZERO)).unwrap() {}
+    fn the_largest_limits_build_a_reactor_that_works(driver) {
+        let log = Log::new();
+        let largest = |builder: ReactorBuilder| {
+            builder
+                .write_limit(usize::MAX)
+                .total_write_limit(usize::MAX)
+                .read_budget(usize::MAX)
+                .write_budget(usize::MAX)
+                .accept_budget(u32::MAX)
+                .inbox_limit(usize::MAX)
+                .unread_limit(usize::MAX)
+                .pending_connects(usize::MAX)
+                .watermarks(usize::MAX, usize::MAX)
+                .linger_bytes(usize::MAX)
+                .linger_timeout(Duration::MAX)
+                .drain_timeout(Duration::MAX)
+                .slow_hook_threshold(Some(Duration::MAX))
+        };
+        let world = World::with(driver, largest);
+        let (transport, peer) = world.pair(Script::new(&log).on_data(Transport::write));
+        peer.send(b"all at once");
+        assert_eq!(peer.receive(11), b"all at once");
+        transport.lose_connection();
+        assert_eq!(peer.receive_to_end().0, b"");
+        peer.finish();
+        world.until("the loss", || log.lost().is_some());
+        world.reactor.stop();
+        while world.reactor.turn(Some(Duration::ZERO)).unwrap() {}
+    }
 }

@@ -6,10 +6,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use twistor::{Eof, Protocol, Reason, Timeout, Timeouts, Transport};
-use twistor_tests::{Buffers, Ending, Event, Log, Script, World, contract, pattern};
+use twistor_tests::{Buffers, Ending, Event, Log, Script, World, contract, kernel_contract, pattern};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -64,10 +64,10 @@ contract! {
         let (transport, peer) = world.pair_with(Buffers::TIGHT, Script::new(&log));
         transport.write(&[0; 100_000]);
         world.turns(3);
-        let start = Instant::now();
+        let start = world.now();
         transport.lose_connection();
         world.until("the loss", || log.lost().is_some());
-        assert!(start.elapsed() >= SHORT, "after {:?}", start.elapsed());
+        assert!(world.since(start) >= SHORT, "after {:?}", world.since(start));
         assert_eq!(log.lost().as_deref(), Some("the peer did not take the last bytes in time"));
         assert_eq!(world.reactor.stats().linger_timeouts, 1);
         assert_eq!(peer.receive_to_end().1, Ending::Reset);
@@ -80,7 +80,7 @@ contract! {
         let (transport, peer) = world.pair_with(Buffers::TIGHT, Script::new(&log));
         transport.write(&vec![0; 3_000_000]);
         transport.lose_connection();
-        let start = Instant::now();
+        let start = world.now();
         // When the turn began in which the kernel last took something.
         let (mut taken, mut last, mut turn) = (0, start, start);
         world.until("the loss", || {
@@ -88,15 +88,15 @@ contract! {
                 taken = transport.stats().bytes_sent;
                 last = turn;
             }
-            if start.elapsed() < 6 * SHORT {
+            if world.since(start) < 6 * SHORT {
                 let _ = std::io::Read::read(&mut peer.socket(), &mut [0; 500]);
             }
-            turn = Instant::now();
+            turn = world.now();
             log.lost().is_some()
         });
         assert_eq!(log.lost().as_deref(), Some("the peer did not take the last bytes in time"));
         assert!(last > start, "it was slow, but it took something");
-        assert!(last.elapsed() >= 4 * SHORT, "{:?} after the last byte", last.elapsed());
+        assert!(world.since(last) >= 4 * SHORT, "{:?} after the last byte", world.since(last));
     }
 
     // Line 37.
@@ -105,11 +105,11 @@ contract! {
         let log = Log::new();
         let (transport, peer) = world.pair(Script::new(&log));
         transport.write(b"bye");
-        let start = Instant::now();
+        let start = world.now();
         transport.lose_connection();
         assert_eq!(peer.receive_to_end(), (b"bye".to_vec(), Ending::Fin));
         world.until("the loss", || log.lost().is_some());
-        assert!(start.elapsed() >= SHORT, "after {:?}", start.elapsed());
+        assert!(world.since(start) >= SHORT, "after {:?}", world.since(start));
         assert_eq!(log.lost().as_deref(), Some("closed"), "the peer got everything");
         assert_eq!(world.reactor.stats().linger_timeouts, 0);
     }
@@ -188,7 +188,7 @@ contract! {
             let _ = transport.call_later(Duration::ZERO, |_: &mut Script, _| unreachable!("a timer"));
             let _ = transport.every(SHORT / 8, |_: &mut Script, _| unreachable!("a looping call"));
             let _ = peer.try_send(b"data");
-            let _ = peer.socket().shutdown(std::net::Shutdown::Write);
+            let _ = peer.socket().finish();
             if abort { transport.abort_connection() } else { transport.lose_connection() }
             assert!(!connection.post(|_, _| unreachable!("a late post")));
             world.until("the loss", || log.lost().is_some());
@@ -211,7 +211,7 @@ contract! {
             let _ = peer.fill();
             world.until("the first data", || log.events().len() > 1);
             world.turns(10);
-            let _ = peer.socket().shutdown(std::net::Shutdown::Write);
+            let _ = peer.socket().finish();
             world.until("the loss", || log.lost().is_some());
             assert_eq!(log.events().len(), 3);
             assert!(transport.is_closing());
@@ -280,7 +280,7 @@ contract! {
                 second(&transport);
                 first(&transport);
                 let _ = peer.receive_to_end();
-                let _ = peer.socket().shutdown(std::net::Shutdown::Write);
+                let _ = peer.socket().finish();
                 world.until("the loss", || log.lost().is_some());
                 second(&transport);
                 world.turns(3);
@@ -337,7 +337,7 @@ contract! {
                 }
                 let ending = peer.receive_to_end().1;
                 assert_eq!(ending, if abort { Ending::Reset } else { Ending::Fin }, "in {hook}");
-                let _ = peer.socket().shutdown(std::net::Shutdown::Write);
+                let _ = peer.socket().finish();
                 world.until("the loss", || log.lost().is_some());
                 assert_eq!(log.lost().as_deref(), Some(if abort { "aborted" } else { "closed" }));
             }
@@ -374,10 +374,10 @@ contract! {
         assert_eq!(peer.receive_to_end().1, Ending::Fin);
         world.run_for(2 * SHORT);
         assert_eq!(log.lost(), None, "half-closed may last");
-        let start = Instant::now();
+        let start = world.now();
         transport.lose_connection();
         world.until("the loss", || log.lost().is_some());
-        assert!(start.elapsed() >= SHORT);
+        assert!(world.since(start) >= SHORT);
         assert_eq!(log.lost().as_deref(), Some("closed"));
     }
 
@@ -477,7 +477,7 @@ contract! {
                 *seen.borrow_mut() = Some((transport.peer_addr(), transport.local_addr()));
             }))
         };
-        let ours = peer.socket().peer_addr().unwrap();
+        let ours = peer.socket().peer_addr();
         let theirs = peer.local_addr();
         peer.reset();
         world.until("the loss", || log.lost().is_some());
@@ -487,29 +487,6 @@ contract! {
         assert!(transport.set_nodelay(true).is_err());
         drop(world);
         assert_eq!(transport.peer_addr().socket_addr(), Some(theirs), "also without a reactor");
-    }
-
-    // Line 42.
-    fn the_descriptor_is_closed_when_the_loss_is_told(driver) {
-        for orderly in [true, false] {
-            let world = World::new(driver);
-            let log = Log::new();
-            let inode = Rc::new(RefCell::new(None));
-            let (transport, peer) = {
-                let inode = Rc::clone(&inode);
-                world.pair(Script::new(&log).on_lost(move |_, _| {
-                    let inode: String = inode.borrow_mut().take().expect("found before");
-                    assert!(!has_socket(&inode), "still open in connection_lost");
-                }))
-            };
-            let found = inode_of(transport.local_addr().socket_addr().unwrap(), peer.local_addr());
-            assert!(has_socket(&found));
-            *inode.borrow_mut() = Some(found);
-            if orderly { peer.finish() } else { transport.abort_connection() }
-            world.until("the loss", || log.lost().is_some());
-            assert_eq!(inode.take(), None, "connection_lost has looked");
-            assert_eq!(world.reactor.stats().panics, 0);
-        }
     }
 
     // Line 42.
@@ -596,6 +573,32 @@ contract! {
         world.turns(5);
         assert!(received.get() > 300, "{} bytes", received.get());
         assert_eq!(world.reactor.stats().panics, 0);
+    }
+}
+
+// Descriptors, as the kernel counts them.
+kernel_contract! {
+    // Line 42.
+    fn the_descriptor_is_closed_when_the_loss_is_told(driver) {
+        for orderly in [true, false] {
+            let world = World::new(driver);
+            let log = Log::new();
+            let inode = Rc::new(RefCell::new(None));
+            let (transport, peer) = {
+                let inode = Rc::clone(&inode);
+                world.pair(Script::new(&log).on_lost(move |_, _| {
+                    let inode: String = inode.borrow_mut().take().expect("found before");
+                    assert!(!has_socket(&inode), "still open in connection_lost");
+                }))
+            };
+            let found = inode_of(transport.local_addr().socket_addr().unwrap(), peer.local_addr());
+            assert!(has_socket(&found));
+            *inode.borrow_mut() = Some(found);
+            if orderly { peer.finish() } else { transport.abort_connection() }
+            world.until("the loss", || log.lost().is_some());
+            assert_eq!(inode.take(), None, "connection_lost has looked");
+            assert_eq!(world.reactor.stats().panics, 0);
+        }
     }
 }
 

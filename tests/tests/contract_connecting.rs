@@ -4,16 +4,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use twistor::endpoint::{ConnectEndpoint, IntoConnectEndpoint, TcpConnect};
 use twistor::{
     ConnectError, ConnectErrorKind, Connection, Deferred, Eof, Factory, Port, Protocol, Transport,
 };
-use twistor_tests::{Event, Log, Script, World, contract, process};
+use twistor_tests::{Driver, Event, Log, Script, World, contract, kernel_contract, process};
 
 struct Echo;
 
@@ -34,45 +33,6 @@ impl Drop for Guard {
 
 fn address_of(port: &Port) -> SocketAddr {
     port.local_addr().socket_addr().expect("an IP port")
-}
-
-/// An address where nobody listens.
-fn vacant() -> SocketAddr {
-    // Bound and never listened on: nobody else gets the number meanwhile.
-    thread_local! {
-        static HELD: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
-    }
-    let socket = bound();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    HELD.with_borrow_mut(|held| held.push(socket));
-    address
-}
-
-fn bound() -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((process::own_address(), 0)).into()).unwrap();
-    socket
-}
-
-/// An address whose listener answers no further attempt: its backlog is full.
-struct Silent {
-    address: SocketAddr,
-    _listener: Socket,
-    _waiting: Vec<TcpStream>,
-}
-
-impl Silent {
-    fn new() -> Self {
-        let listener = bound();
-        listener.listen(1).unwrap();
-        let address = listener.local_addr().unwrap().as_socket().unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-            waiting.push(stream);
-            assert!(waiting.len() < 50, "the backlog has no end");
-        }
-        Self { address, _listener: listener, _waiting: waiting }
-    }
 }
 
 /// Waits for the outcome.
@@ -182,28 +142,10 @@ contract! {
         let guard = Guard(Rc::clone(&dropped));
         let log = Log::new();
         let protocol = Script::new(&log).on_made(move |_| assert!(!guard.0.get()));
-        error(&world, world.reactor.connect_protocol(vacant(), protocol));
+        error(&world, world.reactor.connect_protocol(world.machine().vacant(), protocol));
         world.turns(2);
         assert!(dropped.get());
         assert_eq!(log.events(), []);
-    }
-
-    // Line 50.
-    fn the_socket_has_the_options_of_the_endpoint(driver) {
-        let world = World::new(driver);
-        let port = world.listen(|_| Echo);
-        let connect = |endpoint| {
-            let connection = outcome(&world, world.reactor.connect(endpoint, |_| Echo)).unwrap();
-            let local = connection.local_addr().socket_addr().unwrap();
-            process::Socket::between(local, Some(address_of(&port)))
-        };
-        let socket = connect(TcpConnect::new(address_of(&port)));
-        assert!(socket.is_non_blocking() && socket.is_close_on_exec());
-        assert!(socket.options().tcp_nodelay().unwrap());
-        let endpoint = TcpConnect::new(address_of(&port)).nodelay(false).send_buffer(16 * 1024);
-        let socket = connect(endpoint);
-        assert!(!socket.options().tcp_nodelay().unwrap());
-        assert_eq!(socket.options().send_buffer_size().unwrap(), 32 * 1024);
     }
 
     // Line 50.
@@ -226,7 +168,7 @@ contract! {
     // Line 50.
     fn a_local_address_of_somebody_else_is_an_error_that_names_it(driver) {
         let world = World::new(driver);
-        let target = vacant();
+        let target = world.machine().vacant();
         let endpoint = TcpConnect::new(target).local_addr((Ipv4Addr::new(192, 0, 2, 1), 0).into());
         let error = error(&world, world.reactor.connect(endpoint, never()));
         names(&error, target, "192.0.2.1");
@@ -236,7 +178,7 @@ contract! {
     // Line 50.
     fn a_refusal_names_the_address_and_the_cause(driver) {
         let world = World::new(driver);
-        let address = vacant();
+        let address = world.machine().vacant();
         let error = error(&world, world.reactor.connect(address, never()));
         assert_eq!(error.kind(), ConnectErrorKind::Refused);
         names(&error, address, "refused");
@@ -246,12 +188,15 @@ contract! {
         assert_eq!(world.reactor.stats().connections, 0);
     }
 
-    // Line 50. ‡
+    // Line 50.
     fn no_route_names_the_address_and_the_cause(driver) {
         let world = World::new(driver);
-        // A documentation address through the device that leads nowhere else.
+        // A documentation address; on a real machine through the device that leads nowhere else.
         let address = SocketAddr::from(("2001:db8::1".parse::<Ipv6Addr>().unwrap(), 9));
-        let endpoint = TcpConnect::new(address).bind_device("lo").timeout(Duration::from_secs(5));
+        let mut endpoint = TcpConnect::new(address).timeout(Duration::from_secs(5));
+        if driver != Driver::Simulated {
+            endpoint = endpoint.bind_device("lo");
+        }
         let error = error(&world, world.reactor.connect(endpoint, never()));
         assert_eq!(error.kind(), ConnectErrorKind::Unreachable, "{error}");
         names(&error, address, "route");
@@ -261,12 +206,12 @@ contract! {
     // Lines 50 and 51. ‡
     fn a_time_out_names_the_address_and_the_cause_and_is_never_early(driver) {
         let world = World::new(driver);
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let time = Duration::from_millis(60);
         let endpoint = TcpConnect::new(silent.address).timeout(time);
-        let began = Instant::now();
+        let began = world.now();
         let error = error(&world, world.reactor.connect(endpoint, never()));
-        assert!(began.elapsed() >= time);
+        assert!(world.since(began) >= time);
         assert_eq!(error.kind(), ConnectErrorKind::TimedOut);
         names(&error, silent.address, "timed out");
         assert_eq!(std::io::Error::from(error).kind(), ErrorKind::TimedOut);
@@ -276,7 +221,7 @@ contract! {
     // Line 51. ‡
     fn an_attempt_has_thirty_seconds_unless_told_otherwise(driver) {
         let world = World::new(driver);
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let began = world.reactor.now();
         let attempt = world.reactor.connect(silent.address, never());
         world.turns(2);
@@ -315,7 +260,7 @@ contract! {
     // Line 51. ‡
     fn a_cancelled_attempt_ends_and_calls_nothing(driver) {
         let world = World::new(driver);
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let attempt = world.reactor.connect(silent.address, never());
         world.turns(3);
         assert!(attempt.cancel());
@@ -381,7 +326,7 @@ contract! {
     // Line 50, and decision 10: every queue has a limit. ‡
     fn no_more_attempts_are_under_way_than_the_limit_allows(driver) {
         let world = World::with(driver, |builder| builder.pending_connects(2));
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let attempts = [(); 2].map(|()| world.reactor.connect(silent.address, never()));
         let failure = error(&world, world.reactor.connect(silent.address, never()));
         assert_eq!(failure.kind(), ConnectErrorKind::TooMany);
@@ -398,7 +343,7 @@ contract! {
     fn many_attempts_at_once_all_have_an_outcome(driver) {
         let world = World::new(driver);
         let port = world.listen(|_| Echo);
-        let vacant = vacant();
+        let vacant = world.machine().vacant();
         let (made, refused) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         for n in 0..200 {
             let (made, refused) = (Rc::clone(&made), Rc::clone(&refused));
@@ -474,8 +419,8 @@ contract! {
     // Line 50. ‡
     fn connecting_to_oneself_is_a_refusal(driver) {
         let world = World::new(driver);
-        // The number is free again when the socket that chose it is closed.
-        let address = bound().local_addr().unwrap().as_socket().unwrap();
+        // The number is free again when the listener that chose it is closed.
+        let address = world.machine().listen((process::own_address(), 0).into()).unwrap().local_addr();
         let endpoint = TcpConnect::new(address).local_addr(address);
         let error = error(&world, world.reactor.connect(endpoint, never()));
         assert_eq!(error.kind(), ConnectErrorKind::Refused, "{error}");
@@ -485,14 +430,14 @@ contract! {
     // Line 50.
     fn data_that_comes_with_the_connection_is_delivered(driver) {
         let world = World::new(driver);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = world.machine().listen_somewhere();
         let log = Log::new();
         let protocol = Script::new(&log).on_eof(|_| Eof::Close);
-        let attempt = world.reactor.connect_protocol(listener.local_addr().unwrap(), protocol);
+        let attempt = world.reactor.connect_protocol(listener.local_addr(), protocol);
         // It is accepted, greeted and ended by its peer before the loop has seen it.
-        let (mut peer, _) = listener.accept().unwrap();
-        std::io::Write::write_all(&mut peer, b"welcome and goodbye").unwrap();
-        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let peer = listener.accept().unwrap();
+        assert_eq!(peer.write(b"welcome and goodbye").unwrap(), 19);
+        peer.finish().unwrap();
         let _ = outcome(&world, attempt).unwrap();
         world.until("the end", || log.lost().is_some());
         assert_eq!(log.data(), b"welcome and goodbye");
@@ -502,7 +447,7 @@ contract! {
     // Lines 51 and 9. ‡
     fn an_attempt_under_way_goes_down_with_its_reactor(driver) {
         let world = World::new(driver);
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let dropped = Rc::new(Cell::new(false));
         let guard = Guard(Rc::clone(&dropped));
         let attempt = world.reactor.connect(silent.address, move |_| -> Echo {
@@ -518,14 +463,14 @@ contract! {
     // Lines 51 and 7. ‡
     fn a_reactor_that_stops_does_not_wait_for_attempts(driver) {
         let world = World::new(driver);
-        let silent = Silent::new();
+        let silent = world.machine().silent();
         let attempt = world.reactor.connect(silent.address, never());
         attempt.on_done(|_, outcome| assert!(outcome.is_err()));
         world.turns(1);
         world.reactor.stop();
-        let began = Instant::now();
+        let began = world.now();
         while world.reactor.turn(Some(Duration::from_millis(10))).unwrap() {
-            assert!(began.elapsed() < twistor_tests::PATIENCE, "the attempt holds the reactor up");
+            assert!(world.since(began) < twistor_tests::PATIENCE, "the attempt holds the reactor up");
         }
         assert_eq!(world.reactor.stats().connections, 0);
     }
@@ -534,10 +479,32 @@ contract! {
     fn a_reactor_that_is_gone_is_an_error(driver) {
         let world = World::new(driver);
         let handle = twistor::Handle::clone(&world.reactor);
-        let connector = handle.connector(vacant()).unwrap();
+        let vacant = world.machine().vacant();
+        let connector = handle.connector(vacant).unwrap();
         drop(world);
-        let _ = handle.connect(vacant(), never());
+        let _ = handle.connect(vacant, never());
         let _ = connector.connect(never());
         assert_eq!(handle.listen("tcp:0", |_| Echo).unwrap_err().kind(), ErrorKind::NotConnected);
+    }
+}
+
+// Options as the kernel knows them.
+kernel_contract! {
+    // Line 50.
+    fn the_socket_has_the_options_of_the_endpoint(driver) {
+        let world = World::new(driver);
+        let port = world.listen(|_| Echo);
+        let connect = |endpoint| {
+            let connection = outcome(&world, world.reactor.connect(endpoint, |_| Echo)).unwrap();
+            let local = connection.local_addr().socket_addr().unwrap();
+            process::Socket::between(local, Some(address_of(&port)))
+        };
+        let socket = connect(TcpConnect::new(address_of(&port)));
+        assert!(socket.is_non_blocking() && socket.is_close_on_exec());
+        assert!(socket.options().tcp_nodelay().unwrap());
+        let endpoint = TcpConnect::new(address_of(&port)).nodelay(false).send_buffer(16 * 1024);
+        let socket = connect(endpoint);
+        assert!(!socket.options().tcp_nodelay().unwrap());
+        assert_eq!(socket.options().send_buffer_size().unwrap(), 32 * 1024);
     }
 }

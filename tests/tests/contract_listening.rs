@@ -4,14 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, Type};
 use twistor::endpoint::{KeepAlive, TcpListen};
 use twistor::{Address, Peer as Built, Port, Protocol, SharedFactory, Transport};
-use twistor_tests::{Ending, Event, Log, PATIENCE, Peer, Script, World, contract, in_child, process};
+use twistor_tests::{Ending, Event, Log, PATIENCE, Peer, Script, World, contract, kernel_contract, in_child, process};
 
 struct Echo;
 
@@ -90,19 +89,6 @@ fn listen_apart(world: &World, factory: impl twistor::Factory) -> Port {
     world.reactor.listen(TcpListen::new(0).interface(process::own_address()), factory).unwrap()
 }
 
-/// Whether a socket listens at exactly this address. (To connect would not tell: a parallel test that listens at all
-/// addresses may have been given the same port number.)
-fn is_open(address: SocketAddr) -> bool {
-    let SocketAddr::V4(v4) = address else { panic!("not asked for {address}") };
-    let place = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table of sockets");
-    // Columns: number, local address, remote address, state; 0A is "listening".
-    table.lines().any(|line| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        matches!(columns[..], [_, local, _, "0A", ..] if local == place)
-    })
-}
-
 /// The kernel's own socket at the server's end of a connection.
 fn accepted_socket(world: &World, port: &Port) -> (process::Socket, TcpStream) {
     let before = world.reactor.stats().accepted;
@@ -140,24 +126,6 @@ contract! {
         let text = error.to_string();
         assert!(text.contains("192.0.2.1:0") && text.contains("not local"), "{text}");
         assert!(world.reactor.ports().is_empty());
-    }
-
-    // Line 43. ‡
-    fn a_port_that_needs_rights_is_an_error_that_names_it_and_the_right(driver) {
-        in_child(module_path!(), driver, || {
-            let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-            if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= 7)) {
-                println!("skipped: this system lets everybody have every port");
-                return;
-            }
-            process::become_ordinary();
-            let world = World::new(driver);
-            let error = world.reactor.listen("tcp:7:interface=127.0.0.1", |_| Echo).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-            let text = error.to_string();
-            assert!(text.contains("127.0.0.1:7") && text.contains("denied"), "{text}");
-            assert!(text.contains("root"), "it does not say what would help: {text}");
-        });
     }
 
     // Line 43.
@@ -228,7 +196,7 @@ contract! {
     fn v6only_leaves_ipv4_to_others(driver) {
         let world = World::new(driver);
         let alone = world.reactor.listen("tcp6:0:v6only=yes", |_| Echo).unwrap();
-        let _ = TcpStream::connect(loopback(&alone));
+        let _ = world.machine().connect(loopback(&alone));
         world.turns(3);
         assert_eq!(world.reactor.stats().accepted, 0);
         echoes(&Peer::connect(&world, (Ipv6Addr::LOCALHOST, address_of(&alone).port()).into()));
@@ -242,6 +210,332 @@ contract! {
             assert_eq!(address_of(port).port(), number);
             echoes(&Peer::connect(&world, (host, number).into()));
         }
+    }
+
+    // Line 44. ‡
+    fn a_port_can_be_had_again_while_its_old_connections_live_unless_told_not_to(driver) {
+        let world = World::new(driver);
+        let port = world.listen(|_| Echo);
+        let address = address_of(&port);
+        let old = world.connect(&port);
+        echoes(&old);
+        let _ = port.stop_listening();
+        let error = world.reactor.listen(TcpListen::on(address).reuse_address(false), |_| Echo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let again = world.reactor.listen(address, |_| Echo).unwrap();
+        echoes(&world.connect(&again));
+        echoes(&old);
+    }
+
+    // Line 45.
+    fn a_connection_that_no_factory_wants_is_closed_quietly(driver) {
+        let world = World::new(driver);
+        let mut turn = 0;
+        let port = world.listen(move |_| {
+            turn += 1;
+            (turn % 2 == 0).then_some(Echo)
+        });
+        let unwanted = world.connect(&port);
+        assert_eq!(unwanted.receive_to_end(), (Vec::new(), Ending::Fin));
+        let wanted = world.connect(&port);
+        echoes(&wanted);
+        let stats = world.reactor.stats();
+        assert_eq!((stats.refused, stats.accepted, stats.lost, stats.panics), (1, 1, 0, 0));
+        assert_eq!(stats.connections, 1);
+    }
+
+    // Lines 45 and 5.
+    fn a_factory_that_panics_loses_that_one_socket(driver) {
+        let world = World::new(driver);
+        let mut first = true;
+        let port = world.listen(move |_| {
+            assert!(!std::mem::take(&mut first), "on purpose");
+            Echo
+        });
+        let unlucky = world.connect(&port);
+        assert!(unlucky.receive_to_end().0.is_empty());
+        assert!(port.is_listening());
+        echoes(&world.connect(&port));
+        let stats = world.reactor.stats();
+        assert_eq!((stats.panics, stats.accepted, stats.connections), (1, 1, 1));
+    }
+
+    // Line 45.
+    fn a_connection_broken_in_the_backlog_does_not_end_the_listener(driver) {
+        let world = World::new(driver);
+        let log = Log::new();
+        let script = log.clone();
+        let port = world.listen(move |_| Script::new(&script).on_data(Transport::write));
+        let mut peer = world.connect(&port);
+        peer.reset();
+        world.until("the broken one is over", || {
+            let stats = world.reactor.stats();
+            stats.accept_errors > 0 || stats.lost > 0
+        });
+        let reason = log.lost();
+        assert!(reason.as_ref().is_none_or(|reason| reason.starts_with("reset")), "{reason:?}");
+        assert!(port.is_accepting());
+        echoes(&world.connect(&port));
+    }
+
+    // Line 47.
+    fn when_a_stop_has_fired_the_port_number_is_free(driver) {
+        let world = World::new(driver);
+        let port = listen_apart(&world, |_| Echo);
+        let address = address_of(&port);
+        let survivor = world.connect(&port);
+        echoes(&survivor);
+        let rebound = Rc::new(RefCell::new(None));
+        let result = Rc::clone(&rebound);
+        port.stop_listening().on_done(move |reactor, outcome| {
+            outcome.unwrap();
+            *result.borrow_mut() = Some(reactor.listen(address, |_| Echo));
+        });
+        assert!(rebound.borrow().is_none(), "heard from inside the call");
+        assert!(!port.is_listening() && !port.is_accepting());
+        world.until("the stop has fired", || rebound.borrow().is_some());
+        let again = rebound.borrow_mut().take().unwrap().expect("the number is free");
+        assert_eq!(world.reactor.ports(), [again.local_addr()]);
+        // What was accepted lives on.
+        echoes(&survivor);
+        echoes(&world.connect(&again));
+    }
+
+    // Line 47.
+    fn a_stopped_port_takes_no_connection_and_refuses_those_that_waited(driver) {
+        let world = World::new(driver);
+        let seen = Seen::default();
+        let port = listen_apart(&world, seen.factory());
+        let waiting = world.connect(&port);
+        let _ = port.stop_listening();
+        assert!(!world.machine().is_listened_on(address_of(&port)), "the port is open after its stop");
+        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
+        assert_eq!(seen.count(), 0);
+        // Again, and what makes no sense any more, changes nothing.
+        let fired = Rc::new(Cell::new(false));
+        let fire = Rc::clone(&fired);
+        port.stop_listening().on_done(move |_, outcome| fire.set(outcome.is_ok()));
+        port.resume_accepting();
+        port.pause_accepting();
+        world.until("the second stop has fired", || fired.get());
+        assert!(!port.is_listening() && !port.is_accepting());
+        assert!(!world.machine().is_listened_on(address_of(&port)));
+    }
+
+    // Line 47.
+    fn a_paused_port_leaves_connections_to_the_kernel(driver) {
+        let world = World::new(driver);
+        let seen = Seen::default();
+        let port = world.listen(seen.factory());
+        port.pause_accepting();
+        assert!(port.is_listening() && !port.is_accepting());
+        let peer = world.connect(&port);
+        assert_eq!(peer.try_send(b"early"), 5);
+        // Somebody waits, but nothing wakes the loop for that.
+        world.turns(1);
+        let before = world.reactor.stats().passes;
+        world.run_for(Duration::from_millis(50));
+        assert!(world.reactor.stats().passes - before <= 2, "a paused port wakes the loop");
+        assert_eq!(seen.count(), 0);
+        port.resume_accepting();
+        assert!(port.is_accepting());
+        assert_eq!(peer.receive(5), b"early");
+    }
+
+    // Line 47.
+    fn accepting_that_is_resumed_between_two_turns_does_not_wait_for_an_event(driver) {
+        let world = World::new(driver);
+        let seen = Seen::default();
+        let port = world.listen(seen.factory());
+        port.pause_accepting();
+        world.turns(2);
+        let _peer = world.connect(&port);
+        port.resume_accepting();
+        // Long sleeps: the poller has to hear of it before them.
+        let began = world.now();
+        for _ in 0..2 {
+            if seen.count() == 0 {
+                world.reactor.turn(Some(PATIENCE)).unwrap();
+            }
+        }
+        assert!(world.since(began) < PATIENCE, "the loop slept over it");
+        assert_eq!(seen.count(), 1);
+    }
+
+    // Line 47.
+    fn a_pause_in_build_protocol_holds_at_once(driver) {
+        let world = World::new(driver);
+        let place: Rc<RefCell<Option<Port>>> = Rc::default();
+        let own = Rc::clone(&place);
+        let port = world.listen(move |_| {
+            own.borrow().as_ref().unwrap().pause_accepting();
+            Echo
+        });
+        *place.borrow_mut() = Some(port.clone());
+        let peers: Vec<_> = (0..3).map(|_| world.connect(&port)).collect();
+        world.turns(5);
+        assert_eq!(world.reactor.stats().accepted, 1);
+        port.resume_accepting();
+        world.turns(5);
+        assert_eq!(world.reactor.stats().accepted, 2);
+        port.resume_accepting();
+        peers.iter().for_each(echoes);
+    }
+
+    // Line 47.
+    fn a_port_can_be_stopped_inside_its_own_build_protocol(driver) {
+        let world = World::new(driver);
+        let place: Rc<RefCell<Option<Port>>> = Rc::default();
+        let own = Rc::clone(&place);
+        let fired = Rc::new(Cell::new(false));
+        let fire = Rc::clone(&fired);
+        let port = listen_apart(&world, move |_| {
+            let fire = Rc::clone(&fire);
+            let stop = own.borrow().as_ref().unwrap().stop_listening();
+            stop.on_done(move |_, outcome| fire.set(outcome.is_ok()));
+            Echo
+        });
+        *place.borrow_mut() = Some(port.clone());
+        let (accepted, waiting) = (world.connect(&port), world.connect(&port));
+        world.until("the stop has fired", || fired.get());
+        assert!(!world.machine().is_listened_on(address_of(&port)));
+        // The connection that it was about is an accepted one and lives on; the next one is not.
+        echoes(&accepted);
+        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
+        assert_eq!(world.reactor.stats().accepted, 1);
+    }
+
+    // Line 47.
+    fn a_port_can_be_stopped_inside_connection_made(driver) {
+        let world = World::new(driver);
+        let place: Rc<RefCell<Option<Port>>> = Rc::default();
+        let own = Rc::clone(&place);
+        let log = Log::new();
+        let script = log.clone();
+        let port = listen_apart(&world, move |_| {
+            let own = Rc::clone(&own);
+            Script::new(&script)
+                .on_made(move |_| {
+                    let _ = own.borrow().as_ref().unwrap().stop_listening();
+                })
+                .on_data(Transport::write)
+        });
+        *place.borrow_mut() = Some(port.clone());
+        let (accepted, waiting) = (world.connect(&port), world.connect(&port));
+        world.until("the connection is made", || log.has(&Event::Made));
+        assert!(!world.machine().is_listened_on(address_of(&port)));
+        echoes(&accepted);
+        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
+        assert_eq!(log.count(&Event::Made), 1);
+    }
+
+    // Line 48.
+    fn a_factory_starts_before_its_first_protocol_and_stops_after_its_port(driver) {
+        let world = World::new(driver);
+        let diary = Diary::default();
+        let entries = Rc::clone(&diary.entries);
+        let port = world.listen(diary);
+        assert!(entries.borrow().is_empty(), "called from inside the call");
+        let (first, second) = (world.connect(&port), world.connect(&port));
+        echoes(&first);
+        echoes(&second);
+        assert_eq!(*entries.borrow(), ["started", "build", "build"]);
+        let _ = port.stop_listening();
+        assert_eq!(entries.borrow().len(), 3, "called from inside the call");
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started", "build", "build", "stopped", "dropped"]);
+        // Its connections need it no more.
+        echoes(&first);
+    }
+
+    // Line 48.
+    fn a_factory_starts_although_nobody_connects(driver) {
+        let world = World::new(driver);
+        let diary = Diary::default();
+        let entries = Rc::clone(&diary.entries);
+        let port = world.listen(diary);
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started"]);
+        let _ = port.stop_listening();
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started", "stopped", "dropped"]);
+    }
+
+    // Line 48.
+    fn a_shared_factory_starts_with_its_first_port_and_stops_with_its_last(driver) {
+        let world = World::new(driver);
+        let diary = Diary::default();
+        let entries = Rc::clone(&diary.entries);
+        let factory = SharedFactory::new(diary);
+        let ports = [world.listen(factory.clone()), world.listen(factory.clone())];
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started"]);
+        let _ = ports[0].stop_listening();
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started"]);
+        echoes(&world.connect(&ports[1]));
+        let _ = ports[1].stop_listening();
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started", "build", "stopped"]);
+        // And again.
+        let port = world.listen(factory);
+        world.turns(2);
+        let _ = port.stop_listening();
+        world.turns(2);
+        assert_eq!(*entries.borrow(), ["started", "build", "stopped", "started", "stopped", "dropped"]);
+    }
+
+    // Line 48.
+    fn a_connector_is_a_use_of_its_factory_while_its_attempt_lasts(driver) {
+        let world = World::new(driver);
+        let silent = world.machine().silent();
+        let diary = Diary::default();
+        let entries = Rc::clone(&diary.entries);
+        let attempt = world.reactor.connect(silent.address, diary);
+        assert!(entries.borrow().is_empty(), "called from inside the call");
+        world.turns(3);
+        assert_eq!(*entries.borrow(), ["started"]);
+        assert!(attempt.cancel());
+        world.turns(3);
+        assert_eq!(*entries.borrow(), ["started", "stopped", "dropped"]);
+    }
+
+    // Line 48.
+    fn a_connector_ends_its_use_of_the_factory_with_the_outcome(driver) {
+        let world = World::new(driver);
+        let port = world.listen(|_| Echo);
+        let diary = Diary::default();
+        let entries = Rc::clone(&diary.entries);
+        let connected = Rc::new(Cell::new(false));
+        let connect = Rc::clone(&connected);
+        world
+            .reactor
+            .connect(address_of(&port), diary)
+            .on_done(move |_, outcome| connect.set(outcome.is_ok()));
+        world.until("the connection is made", || connected.get());
+        world.turns(3);
+        assert_eq!(*entries.borrow(), ["started", "build", "stopped", "dropped"]);
+    }
+}
+
+// Rights, options as the kernel knows them, and several reactors on one machine.
+kernel_contract! {
+    // Line 43. ‡
+    fn a_port_that_needs_rights_is_an_error_that_names_it_and_the_right(driver) {
+        in_child(module_path!(), driver, || {
+            let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+            if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= 7)) {
+                println!("skipped: this system lets everybody have every port");
+                return;
+            }
+            process::become_ordinary();
+            let world = World::new(driver);
+            let error = world.reactor.listen("tcp:7:interface=127.0.0.1", |_| Echo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            let text = error.to_string();
+            assert!(text.contains("127.0.0.1:7") && text.contains("denied"), "{text}");
+            assert!(text.contains("root"), "it does not say what would help: {text}");
+        });
     }
 
     // Line 44. ‡
@@ -336,337 +630,17 @@ contract! {
         assert_eq!(socket.options().device().unwrap().as_deref(), Some(&b"lo"[..]));
         echoes(&world.connect(&port));
     }
-
-    // Line 44. ‡
-    fn a_port_can_be_had_again_while_its_old_connections_live_unless_told_not_to(driver) {
-        let world = World::new(driver);
-        let port = world.listen(|_| Echo);
-        let address = address_of(&port);
-        let old = world.connect(&port);
-        echoes(&old);
-        let _ = port.stop_listening();
-        let error = world.reactor.listen(TcpListen::on(address).reuse_address(false), |_| Echo).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        let again = world.reactor.listen(address, |_| Echo).unwrap();
-        echoes(&world.connect(&again));
-        echoes(&old);
-    }
-
-    // Line 45.
-    fn a_connection_that_no_factory_wants_is_closed_quietly(driver) {
-        let world = World::new(driver);
-        let mut turn = 0;
-        let port = world.listen(move |_| {
-            turn += 1;
-            (turn % 2 == 0).then_some(Echo)
-        });
-        let unwanted = world.connect(&port);
-        assert_eq!(unwanted.receive_to_end(), (Vec::new(), Ending::Fin));
-        let wanted = world.connect(&port);
-        echoes(&wanted);
-        let stats = world.reactor.stats();
-        assert_eq!((stats.refused, stats.accepted, stats.lost, stats.panics), (1, 1, 0, 0));
-        assert_eq!(stats.connections, 1);
-    }
-
-    // Lines 45 and 5.
-    fn a_factory_that_panics_loses_that_one_socket(driver) {
-        let world = World::new(driver);
-        let mut first = true;
-        let port = world.listen(move |_| {
-            assert!(!std::mem::take(&mut first), "on purpose");
-            Echo
-        });
-        let unlucky = world.connect(&port);
-        assert!(unlucky.receive_to_end().0.is_empty());
-        assert!(port.is_listening());
-        echoes(&world.connect(&port));
-        let stats = world.reactor.stats();
-        assert_eq!((stats.panics, stats.accepted, stats.connections), (1, 1, 1));
-    }
-
-    // Line 45. ‡
-    fn a_connection_broken_in_the_backlog_does_not_end_the_listener(driver) {
-        let world = World::new(driver);
-        let log = Log::new();
-        let script = log.clone();
-        let port = world.listen(move |_| Script::new(&script).on_data(Transport::write));
-        let mut peer = world.connect(&port);
-        peer.reset();
-        world.until("the broken one is over", || {
-            let stats = world.reactor.stats();
-            stats.accept_errors > 0 || stats.lost > 0
-        });
-        let reason = log.lost();
-        assert!(reason.as_ref().is_none_or(|reason| reason.starts_with("reset")), "{reason:?}");
-        assert!(port.is_accepting());
-        echoes(&world.connect(&port));
-    }
-
-    // Line 47.
-    fn when_a_stop_has_fired_the_port_number_is_free(driver) {
-        let world = World::new(driver);
-        let port = listen_apart(&world, |_| Echo);
-        let address = address_of(&port);
-        let survivor = world.connect(&port);
-        echoes(&survivor);
-        let rebound = Rc::new(RefCell::new(None));
-        let result = Rc::clone(&rebound);
-        port.stop_listening().on_done(move |reactor, outcome| {
-            outcome.unwrap();
-            *result.borrow_mut() = Some(reactor.listen(address, |_| Echo));
-        });
-        assert!(rebound.borrow().is_none(), "heard from inside the call");
-        assert!(!port.is_listening() && !port.is_accepting());
-        world.until("the stop has fired", || rebound.borrow().is_some());
-        let again = rebound.borrow_mut().take().unwrap().expect("the number is free");
-        assert_eq!(world.reactor.ports(), [again.local_addr()]);
-        // What was accepted lives on.
-        echoes(&survivor);
-        echoes(&world.connect(&again));
-    }
-
-    // Line 47.
-    fn a_stopped_port_takes_no_connection_and_refuses_those_that_waited(driver) {
-        let world = World::new(driver);
-        let seen = Seen::default();
-        let port = listen_apart(&world, seen.factory());
-        let waiting = world.connect(&port);
-        let _ = port.stop_listening();
-        assert!(!is_open(address_of(&port)), "the port is open after its stop");
-        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
-        assert_eq!(seen.count(), 0);
-        // Again, and what makes no sense any more, changes nothing.
-        let fired = Rc::new(Cell::new(false));
-        let fire = Rc::clone(&fired);
-        port.stop_listening().on_done(move |_, outcome| fire.set(outcome.is_ok()));
-        port.resume_accepting();
-        port.pause_accepting();
-        world.until("the second stop has fired", || fired.get());
-        assert!(!port.is_listening() && !port.is_accepting());
-        assert!(!is_open(address_of(&port)));
-    }
-
-    // Line 47.
-    fn a_paused_port_leaves_connections_to_the_kernel(driver) {
-        let world = World::new(driver);
-        let seen = Seen::default();
-        let port = world.listen(seen.factory());
-        port.pause_accepting();
-        assert!(port.is_listening() && !port.is_accepting());
-        let peer = world.connect(&port);
-        assert_eq!(peer.try_send(b"early"), 5);
-        // Somebody waits, but nothing wakes the loop for that.
-        world.turns(1);
-        let before = world.reactor.stats().passes;
-        world.run_for(Duration::from_millis(50));
-        assert!(world.reactor.stats().passes - before <= 2, "a paused port wakes the loop");
-        assert_eq!(seen.count(), 0);
-        port.resume_accepting();
-        assert!(port.is_accepting());
-        assert_eq!(peer.receive(5), b"early");
-    }
-
-    // Line 47.
-    fn accepting_that_is_resumed_between_two_turns_does_not_wait_for_an_event(driver) {
-        let world = World::new(driver);
-        let seen = Seen::default();
-        let port = world.listen(seen.factory());
-        port.pause_accepting();
-        world.turns(2);
-        let _peer = world.connect(&port);
-        port.resume_accepting();
-        // Long sleeps: the poller has to hear of it before them.
-        let began = Instant::now();
-        for _ in 0..2 {
-            world.reactor.turn(Some(PATIENCE)).unwrap();
-        }
-        assert!(began.elapsed() < PATIENCE, "the loop slept over it");
-        assert_eq!(seen.count(), 1);
-    }
-
-    // Line 47.
-    fn a_pause_in_build_protocol_holds_at_once(driver) {
-        let world = World::new(driver);
-        let place: Rc<RefCell<Option<Port>>> = Rc::default();
-        let own = Rc::clone(&place);
-        let port = world.listen(move |_| {
-            own.borrow().as_ref().unwrap().pause_accepting();
-            Echo
-        });
-        *place.borrow_mut() = Some(port.clone());
-        let peers: Vec<_> = (0..3).map(|_| world.connect(&port)).collect();
-        world.turns(5);
-        assert_eq!(world.reactor.stats().accepted, 1);
-        port.resume_accepting();
-        world.turns(5);
-        assert_eq!(world.reactor.stats().accepted, 2);
-        port.resume_accepting();
-        peers.iter().for_each(echoes);
-    }
-
-    // Line 47.
-    fn a_port_can_be_stopped_inside_its_own_build_protocol(driver) {
-        let world = World::new(driver);
-        let place: Rc<RefCell<Option<Port>>> = Rc::default();
-        let own = Rc::clone(&place);
-        let fired = Rc::new(Cell::new(false));
-        let fire = Rc::clone(&fired);
-        let port = listen_apart(&world, move |_| {
-            let fire = Rc::clone(&fire);
-            let stop = own.borrow().as_ref().unwrap().stop_listening();
-            stop.on_done(move |_, outcome| fire.set(outcome.is_ok()));
-            Echo
-        });
-        *place.borrow_mut() = Some(port.clone());
-        let (accepted, waiting) = (world.connect(&port), world.connect(&port));
-        world.until("the stop has fired", || fired.get());
-        assert!(!is_open(address_of(&port)));
-        // The connection that it was about is an accepted one and lives on; the next one is not.
-        echoes(&accepted);
-        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
-        assert_eq!(world.reactor.stats().accepted, 1);
-    }
-
-    // Line 47.
-    fn a_port_can_be_stopped_inside_connection_made(driver) {
-        let world = World::new(driver);
-        let place: Rc<RefCell<Option<Port>>> = Rc::default();
-        let own = Rc::clone(&place);
-        let log = Log::new();
-        let script = log.clone();
-        let port = listen_apart(&world, move |_| {
-            let own = Rc::clone(&own);
-            Script::new(&script)
-                .on_made(move |_| {
-                    let _ = own.borrow().as_ref().unwrap().stop_listening();
-                })
-                .on_data(Transport::write)
-        });
-        *place.borrow_mut() = Some(port.clone());
-        let (accepted, waiting) = (world.connect(&port), world.connect(&port));
-        world.until("the connection is made", || log.has(&Event::Made));
-        assert!(!is_open(address_of(&port)));
-        echoes(&accepted);
-        assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
-        assert_eq!(log.count(&Event::Made), 1);
-    }
-
-    // Line 48.
-    fn a_factory_starts_before_its_first_protocol_and_stops_after_its_port(driver) {
-        let world = World::new(driver);
-        let diary = Diary::default();
-        let entries = Rc::clone(&diary.entries);
-        let port = world.listen(diary);
-        assert!(entries.borrow().is_empty(), "called from inside the call");
-        let (first, second) = (world.connect(&port), world.connect(&port));
-        echoes(&first);
-        echoes(&second);
-        assert_eq!(*entries.borrow(), ["started", "build", "build"]);
-        let _ = port.stop_listening();
-        assert_eq!(entries.borrow().len(), 3, "called from inside the call");
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started", "build", "build", "stopped", "dropped"]);
-        // Its connections need it no more.
-        echoes(&first);
-    }
-
-    // Line 48.
-    fn a_factory_starts_although_nobody_connects(driver) {
-        let world = World::new(driver);
-        let diary = Diary::default();
-        let entries = Rc::clone(&diary.entries);
-        let port = world.listen(diary);
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started"]);
-        let _ = port.stop_listening();
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started", "stopped", "dropped"]);
-    }
-
-    // Line 48.
-    fn a_shared_factory_starts_with_its_first_port_and_stops_with_its_last(driver) {
-        let world = World::new(driver);
-        let diary = Diary::default();
-        let entries = Rc::clone(&diary.entries);
-        let factory = SharedFactory::new(diary);
-        let ports = [world.listen(factory.clone()), world.listen(factory.clone())];
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started"]);
-        let _ = ports[0].stop_listening();
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started"]);
-        echoes(&world.connect(&ports[1]));
-        let _ = ports[1].stop_listening();
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started", "build", "stopped"]);
-        // And again.
-        let port = world.listen(factory);
-        world.turns(2);
-        let _ = port.stop_listening();
-        world.turns(2);
-        assert_eq!(*entries.borrow(), ["started", "build", "stopped", "started", "stopped", "dropped"]);
-    }
-
-    // Line 48.
-    fn a_connector_is_a_use_of_its_factory_while_its_attempt_lasts(driver) {
-        let world = World::new(driver);
-        let full = full_listener();
-        let address = full.local_addr().unwrap().as_socket().unwrap();
-        let _waiting = fill(address);
-        let diary = Diary::default();
-        let entries = Rc::clone(&diary.entries);
-        let attempt = world.reactor.connect(address, diary);
-        assert!(entries.borrow().is_empty(), "called from inside the call");
-        world.turns(3);
-        assert_eq!(*entries.borrow(), ["started"]);
-        assert!(attempt.cancel());
-        world.turns(3);
-        assert_eq!(*entries.borrow(), ["started", "stopped", "dropped"]);
-    }
-
-    // Line 48.
-    fn a_connector_ends_its_use_of_the_factory_with_the_outcome(driver) {
-        let world = World::new(driver);
-        let port = world.listen(|_| Echo);
-        let diary = Diary::default();
-        let entries = Rc::clone(&diary.entries);
-        let connected = Rc::new(Cell::new(false));
-        let connect = Rc::clone(&connected);
-        world
-            .reactor
-            .connect(address_of(&port), diary)
-            .on_done(move |_, outcome| connect.set(outcome.is_ok()));
-        world.until("the connection is made", || connected.get());
-        world.turns(3);
-        assert_eq!(*entries.borrow(), ["started", "build", "stopped", "dropped"]);
-    }
-}
-
-/// A listener that nobody accepts from, with room for hardly anybody.
-fn full_listener() -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    socket.listen(1).unwrap();
-    socket
-}
-
-/// Takes the room at a listener, until an attempt gets no answer.
-fn fill(address: SocketAddr) -> Vec<TcpStream> {
-    let mut waiting = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-        waiting.push(stream);
-        assert!(waiting.len() < 50, "the backlog has no end");
-    }
-    waiting
 }
 
 #[test]
 fn the_test_of_an_open_port_can_fail() {
-    let listener = TcpListener::bind((process::own_address(), 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    assert!(is_open(address));
-    drop(listener);
-    assert!(!is_open(address));
-    assert!(SockRef::from(&full_listener()).is_listener().unwrap());
+    for driver in [twistor_tests::Driver::Direct, twistor_tests::Driver::Simulated] {
+        let world = World::new(driver);
+        let machine = world.machine();
+        let listener = machine.listen((process::own_address(), 0).into()).unwrap();
+        let address = listener.local_addr();
+        assert!(machine.is_listened_on(address));
+        drop(listener);
+        assert!(!machine.is_listened_on(address));
+    }
 }

@@ -1,19 +1,19 @@
-//! The contract, section 6, line 46: what a listener does when no descriptor is left. ‡
+//! The contract, section 6, line 46: what a listener does when no descriptor is left.
 //!
 //! The limit belongs to the process, so that every test here has one of its own. It connects its peers first and then
 //! lets no further descriptor be opened; what is open above the limit stays open.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 
-use std::net::TcpStream;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use twistor::{Port, Protocol, Transport};
-use twistor_tests::process::{limit_descriptors, next_descriptor, processor_time};
-use twistor_tests::{Peer, World, contract, in_child};
+use twistor_tests::process::processor_time;
+use twistor_tests::{Peer, Socket, World, contract, kernel_contract, in_child};
 
 /// One accept budget.
 const BUDGET: u64 = 64;
@@ -27,14 +27,9 @@ impl Protocol for Echo {
 }
 
 /// Peers that wait to be accepted.
-fn waiting(port: &Port, count: usize) -> Vec<TcpStream> {
-    let address = port.local_addr().socket_addr().unwrap();
-    (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
-}
-
-/// Lets `count` more descriptors be opened.
-fn leave(count: u64) -> u64 {
-    limit_descriptors(next_descriptor() + count)
+fn waiting(world: &World, port: &Port, count: usize) -> Vec<Socket> {
+    let (machine, address) = (world.machine(), port.local_addr().socket_addr().unwrap());
+    (0..count).map(|_| machine.connect(address).unwrap()).collect()
 }
 
 fn echoes(peer: &Peer<'_>) {
@@ -45,7 +40,7 @@ fn echoes(peer: &Peer<'_>) {
 /// How long the port rests, as far as the only timer of the reactor tells.
 fn rest(world: &World) -> Duration {
     let deadline = world.reactor.next_deadline().expect("a timer that ends the rest");
-    deadline.saturating_duration_since(Instant::now())
+    deadline.saturating_duration_since(world.now())
 }
 
 /// Turns the reactor until the descriptors have run out once more.
@@ -55,10 +50,8 @@ fn until_exhausted_again(world: &World) {
 }
 
 /// How many of these have been told that it is over.
-fn ended(peers: &[TcpStream]) -> u64 {
-    use std::io::{ErrorKind, Read};
-    let is_over = |mut peer: &TcpStream| {
-        peer.set_nonblocking(true).unwrap();
+fn ended(peers: &[Socket]) -> u64 {
+    let is_over = |peer: &Socket| {
         !matches!(peer.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     };
     peers.iter().filter(|peer| is_over(peer)).count() as u64
@@ -87,8 +80,8 @@ contract! {
         in_child(module_path!(), driver, || {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
-            let peers = waiting(&port, 300);
-            leave(10);
+            let peers = waiting(&world, &port, 300);
+            world.leave_descriptors(10);
             until_exhausted_again(&world);
             let stats = world.reactor.stats();
             assert_eq!((stats.accepted, stats.accept_errors, stats.shed), (10, 1, BUDGET));
@@ -98,7 +91,7 @@ contract! {
             // Nothing happens until the rest is over.
             let deadline = world.reactor.next_deadline().unwrap();
             until_exhausted_again(&world);
-            assert!(Instant::now() >= deadline);
+            assert!(world.now() >= deadline);
             assert_eq!(world.reactor.stats().shed, 2 * BUDGET);
         });
     }
@@ -107,9 +100,9 @@ contract! {
         in_child(module_path!(), driver, || {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
-            let _peers = waiting(&port, 700);
-            let limit = leave(0);
-            let mut earliest = Instant::now();
+            let _peers = waiting(&world, &port, 700);
+            let limit = world.leave_descriptors(0);
+            let mut earliest = world.now();
             for length in [5, 10, 20, 40, 80].map(Duration::from_millis) {
                 until_exhausted_again(&world);
                 assert!(rest(&world) <= length, "{:?} instead of {length:?}", rest(&world));
@@ -118,10 +111,10 @@ contract! {
                 earliest = end;
             }
             // A while later there are descriptors again, and then none.
-            limit_descriptors(limit);
+            world.limit_descriptors(limit);
             world.until("the others are accepted", || world.reactor.stats().accepted == 700 - 5 * BUDGET);
-            let _more = waiting(&port, 100);
-            leave(0);
+            let _more = waiting(&world, &port, 100);
+            world.leave_descriptors(0);
             until_exhausted_again(&world);
             assert!(rest(&world) <= Duration::from_millis(5));
         });
@@ -133,8 +126,8 @@ contract! {
             let port = world.listen(|_| Echo);
             let peer = world.connect(&port);
             echoes(&peer);
-            let _peers = waiting(&port, 300);
-            leave(0);
+            let _peers = waiting(&world, &port, 300);
+            world.leave_descriptors(0);
             for _ in 0..4 {
                 until_exhausted_again(&world);
                 echoes(&peer);
@@ -148,8 +141,8 @@ contract! {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
             // More than the rests of this test can refuse.
-            let _peers = waiting(&port, 1000);
-            leave(0);
+            let _peers = waiting(&world, &port, 1000);
+            world.leave_descriptors(0);
             // Past the first, short rests.
             for _ in 0..6 {
                 until_exhausted_again(&world);
@@ -172,10 +165,10 @@ contract! {
         in_child(module_path!(), driver, || {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
-            let peers = waiting(&port, 100);
-            let limit = leave(0);
+            let peers = waiting(&world, &port, 100);
+            let limit = world.leave_descriptors(0);
             until_exhausted_again(&world);
-            limit_descriptors(limit);
+            world.limit_descriptors(limit);
             world.until("those who still wait are accepted", || {
                 world.reactor.stats().accepted == 100 - BUDGET
             });
@@ -190,9 +183,9 @@ contract! {
         in_child(module_path!(), driver, || {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
-            let first = waiting(&port, 8);
-            let _others = waiting(&port, BUDGET as usize + 8);
-            leave(8);
+            let first = waiting(&world, &port, 8);
+            let _others = waiting(&world, &port, BUDGET as usize + 8);
+            world.leave_descriptors(8);
             until_exhausted_again(&world);
             assert_eq!((world.reactor.stats().accepted, world.reactor.stats().shed), (8, BUDGET));
             // The peers' own descriptors are below the limit: each end of a connection makes room for one more.
@@ -201,12 +194,53 @@ contract! {
         });
     }
 
+    fn a_paused_or_stopped_port_stays_so_when_its_rest_is_over(driver) {
+        in_child(module_path!(), driver, || {
+            let world = World::new(driver);
+            let ports = [world.listen(|_| Echo), world.listen(|_| Echo)];
+            let _peers = [waiting(&world, &ports[0], 200), waiting(&world, &ports[1], 200)];
+            let limit = world.leave_descriptors(0);
+            world.until("both rest", || world.reactor.stats().accept_errors == 2);
+            ports[0].pause_accepting();
+            let _ = ports[1].stop_listening();
+            world.limit_descriptors(limit);
+            world.run_for(Duration::from_millis(20));
+            assert_eq!(world.reactor.stats().accepted, 0);
+            ports[0].resume_accepting();
+            world.until("the resumed one accepts", || world.reactor.stats().accepted == 200 - BUDGET);
+        });
+    }
+
+    fn it_is_logged_at_most_once_a_second_with_the_remedy(driver) {
+        in_child(module_path!(), driver, || {
+            let errors: &'static Errors = Box::leak(Box::default());
+            log::set_logger(errors).unwrap();
+            log::set_max_level(log::LevelFilter::Info);
+            let world = World::new(driver);
+            let port = world.listen(|_| Echo);
+            let _peers = waiting(&world, &port, 600);
+            world.leave_descriptors(0);
+            let began = world.now();
+            for _ in 0..7 {
+                until_exhausted_again(&world);
+            }
+            let most = 1 + world.since(began).as_secs() as usize;
+            let lines = errors.0.lock().unwrap();
+            assert!((1..=most).contains(&lines.len()), "{lines:?}");
+            let address = port.local_addr().to_string();
+            assert!(lines[0].contains(&address) && lines[0].contains("ulimit -n"), "{}", lines[0]);
+        });
+    }
+}
+
+// Other threads of the process.
+kernel_contract! {
     fn it_recovers_while_other_threads_open_and_close_descriptors(driver) {
         in_child(module_path!(), driver, || {
             let world = World::new(driver);
             let port = world.listen(|_| Echo);
-            let peers = waiting(&port, 600);
-            let limit = leave(3);
+            let peers = waiting(&world, &port, 600);
+            let limit = world.leave_descriptors(3);
             let over = Arc::new(AtomicBool::new(false));
             let threads: Vec<_> = (0..3)
                 .map(|_| {
@@ -226,56 +260,18 @@ contract! {
             }
             over.store(true, Ordering::Relaxed);
             threads.into_iter().for_each(|thread| thread.join().unwrap());
-            limit_descriptors(limit);
+            world.limit_descriptors(limit);
             world.until("everybody is accepted or refused", || {
                 let stats = world.reactor.stats();
                 stats.accepted + stats.shed == peers.len() as u64
             });
             echoes(&world.connect(&port));
             // The reserve is there for the next time.
-            let _more = waiting(&port, 100);
+            let _more = waiting(&world, &port, 100);
             let shed = world.reactor.stats().shed;
-            leave(0);
+            world.leave_descriptors(0);
             until_exhausted_again(&world);
             assert_eq!(world.reactor.stats().shed - shed, BUDGET);
-        });
-    }
-
-    fn a_paused_or_stopped_port_stays_so_when_its_rest_is_over(driver) {
-        in_child(module_path!(), driver, || {
-            let world = World::new(driver);
-            let ports = [world.listen(|_| Echo), world.listen(|_| Echo)];
-            let _peers = [waiting(&ports[0], 200), waiting(&ports[1], 200)];
-            let limit = leave(0);
-            world.until("both rest", || world.reactor.stats().accept_errors == 2);
-            ports[0].pause_accepting();
-            let _ = ports[1].stop_listening();
-            limit_descriptors(limit);
-            world.run_for(Duration::from_millis(20));
-            assert_eq!(world.reactor.stats().accepted, 0);
-            ports[0].resume_accepting();
-            world.until("the resumed one accepts", || world.reactor.stats().accepted == 200 - BUDGET);
-        });
-    }
-
-    fn it_is_logged_at_most_once_a_second_with_the_remedy(driver) {
-        in_child(module_path!(), driver, || {
-            let errors: &'static Errors = Box::leak(Box::default());
-            log::set_logger(errors).unwrap();
-            log::set_max_level(log::LevelFilter::Info);
-            let world = World::new(driver);
-            let port = world.listen(|_| Echo);
-            let _peers = waiting(&port, 600);
-            leave(0);
-            let began = Instant::now();
-            for _ in 0..7 {
-                until_exhausted_again(&world);
-            }
-            let most = 1 + began.elapsed().as_secs() as usize;
-            let lines = errors.0.lock().unwrap();
-            assert!((1..=most).contains(&lines.len()), "{lines:?}");
-            let address = port.local_addr().to_string();
-            assert!(lines[0].contains(&address) && lines[0].contains("ulimit -n"), "{}", lines[0]);
         });
     }
 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, Factory, Handle, Peer, Reactor, ShutdownPhase, Timeouts, Transport};
-use twistor_tests::{Driver, Log, PATIENCE, Script, World, becomes_readable, contract};
+use twistor_tests::{Driver, Log, PATIENCE, Script, World, contract, kernel_contract};
 
 type Words = Rc<RefCell<Vec<&'static str>>>;
 
@@ -41,12 +41,6 @@ fn time_for_ever(handle: &Handle, f: Rc<dyn Fn()>) {
     });
 }
 
-fn spin_until(at: Instant) {
-    while Instant::now() < at {
-        std::hint::spin_loop();
-    }
-}
-
 contract! {
     // Line 1.
     fn a_pass_goes_through_its_phases_in_order(driver) {
@@ -57,7 +51,7 @@ contract! {
         let (victim, _other) = world.pair(Script::new(&Log::new()).on_lost(move |_, _| loss()));
         world.turns(3);
         assert_eq!(peer.try_send(b"x"), 1);
-        assert!(becomes_readable(&world.reactor, PATIENCE));
+        assert!(world.becomes_ready());
 
         let mut before_wait = say(&words, "before wait");
         world.reactor.before_wait(move |_| before_wait());
@@ -80,11 +74,11 @@ contract! {
             let passes = Rc::new(RefCell::new(Vec::new()));
             let second = world.reactor.now() + Duration::from_millis(20);
             let in_time = Rc::new(Cell::new(false));
-            let (noted, seen) = (Rc::clone(&passes), Rc::clone(&in_time));
+            let (noted, seen, machine) = (Rc::clone(&passes), Rc::clone(&in_time), world.machine());
             world.reactor.call_later(Duration::ZERO, move |handle| {
-                seen.set(Instant::now() < second);
+                seen.set(handle.now() < second);
                 noted.borrow_mut().push(handle.stats().passes);
-                spin_until(second);
+                machine.spend(second.saturating_duration_since(handle.now()));
             });
             let noted = Rc::clone(&passes);
             world.reactor.call_at(second, move |handle| noted.borrow_mut().push(handle.stats().passes));
@@ -117,7 +111,7 @@ contract! {
         world.turns(3);
         world.reactor.call_soon(move |_| transport.write(b"at settle"));
         world.turns(1);
-        assert!(becomes_readable(peer.socket(), PATIENCE));
+        assert!(peer.socket().becomes_readable());
         assert_eq!(peer.try_receive().as_deref(), Some(&b"at settle"[..]));
     }
 
@@ -167,7 +161,7 @@ contract! {
         let world = World::new(driver);
         let (transport, peer) = world.pair(Script::new(&Log::new()));
         let long = Some(Duration::from_secs(60));
-        let began = Instant::now();
+        let began = world.now();
         // Queued by a callback, for the next pass.
         let ran = Rc::new(Cell::new(false));
         let seen = Rc::clone(&ran);
@@ -200,7 +194,7 @@ contract! {
             world.reactor.turn(long).expect("a turn");
         }
         assert!(ran.get(), "the call of the settle phase did not run");
-        assert!(began.elapsed() < Duration::from_secs(30), "a turn waited");
+        assert!(world.since(began) < Duration::from_secs(30), "a turn waited");
     }
 
     // Line 3.
@@ -364,26 +358,6 @@ contract! {
     }
 
     // Line 6.
-    fn run_waits_for_stop_also_when_nothing_is_registered(driver) {
-        let world = World::new(driver);
-        let remote = world.reactor.remote();
-        let asked = Arc::new(AtomicBool::new(false));
-        let (sent, flag) = mpsc::channel::<()>();
-        let stopper = {
-            let asked = Arc::clone(&asked);
-            thread::spawn(move || {
-                let _ = flag.recv_timeout(Duration::from_millis(100));
-                asked.store(true, Ordering::SeqCst);
-                remote.stop();
-            })
-        };
-        world.reactor.run().expect("a run");
-        assert!(asked.load(Ordering::SeqCst), "it returned before it was stopped");
-        drop(sent);
-        stopper.join().expect("the thread ends");
-    }
-
-    // Line 6.
     fn run_until_idle_returns_at_once_when_there_is_nothing(driver) {
         World::new(driver).reactor.run_until_idle().expect("a run");
     }
@@ -426,9 +400,9 @@ contract! {
         let seen = Rc::clone(&ticks);
         world.reactor.every(Duration::from_millis(1), move |_, _| seen.set(seen.get() + 1)).unref();
         world.reactor.call_later(Duration::from_millis(50), |_| {});
-        let began = Instant::now();
+        let began = world.now();
         world.reactor.run_until_idle().expect("a run");
-        assert!(began.elapsed() < Duration::from_secs(60));
+        assert!(world.since(began) < Duration::from_secs(60));
         assert!(ran.get(), "what is unreferenced still happens while the loop runs");
         assert!(ticks.get() > 1, "a looping call stays unreferenced from call to call");
         assert!(port.is_listening());
@@ -523,7 +497,10 @@ contract! {
     fn a_call_through_the_remote_works_from_any_hook(driver) {
         in_every_hook(driver, |handle| handle.remote().call(Handle::stop).expect("a call"));
     }
+}
 
+// Threads that wake a sleeping reactor, and signals.
+kernel_contract! {
     // Line 11.
     fn an_idle_reactor_makes_no_passes(driver) {
         let world = World::new(driver);
@@ -576,6 +553,26 @@ contract! {
         let fired = fired.get().expect("the timer has fired");
         assert!(fired >= Duration::from_millis(100), "{fired:?}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+
+    // Line 6.
+    fn run_waits_for_stop_also_when_nothing_is_registered(driver) {
+        let world = World::new(driver);
+        let remote = world.reactor.remote();
+        let asked = Arc::new(AtomicBool::new(false));
+        let (sent, flag) = mpsc::channel::<()>();
+        let stopper = {
+            let asked = Arc::clone(&asked);
+            thread::spawn(move || {
+                let _ = flag.recv_timeout(Duration::from_millis(100));
+                asked.store(true, Ordering::SeqCst);
+                remote.stop();
+            })
+        };
+        world.reactor.run().expect("a run");
+        assert!(asked.load(Ordering::SeqCst), "it returned before it was stopped");
+        drop(sent);
+        stopper.join().expect("the thread ends");
     }
 }
 

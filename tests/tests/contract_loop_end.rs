@@ -8,7 +8,7 @@ use twistor::{
     ConnectErrorKind, Deferred, Handle, LoopingCall, Port, Protocol, Reason, SendError, ShutdownPhase,
     Transport,
 };
-use twistor_tests::{Event, Log, Script, World, contract, in_child};
+use twistor_tests::{Event, Log, Script, World, contract, kernel_contract, in_child};
 
 fn count(directory: &str) -> usize {
     std::fs::read_dir(directory).expect("the system tells of the process").count()
@@ -53,40 +53,6 @@ impl Drop for Busy {
 
 contract! {
     // Line 9.
-    fn no_descriptor_and_no_thread_is_left_whatever_handles_survive(driver) {
-        in_child(module_path!(), driver, || {
-            let before = (count("/proc/self/fd"), count("/proc/self/task"));
-            let world = World::new(driver);
-            let port = world.listen(|_| Script::new(&Log::new()));
-            let log = Log::new();
-            let client = Script::new(&log);
-            world.reactor.connect_protocol(format!("tcp:{}", port.local_addr()), client).on_done(|handle, outcome| {
-                outcome.expect("connected");
-                handle.call_soon(Handle::stop);
-            });
-            // With signals watched.
-            world.reactor.run().expect("a run");
-            let (transport, mut peer) = world.pair(Script::new(&Log::new()));
-            let port = world.listen(|_| Script::new(&Log::new()));
-            let survivors = (
-                world.reactor.remote(),
-                Handle::clone(&world.reactor),
-                world.reactor.channel(1, |_, ()| {}).expect("a channel"),
-                world.reactor.call_later(Duration::from_secs(60), |_| {}),
-                world.reactor.every(Duration::from_secs(60), |_, _| {}),
-                world.reactor.call_soon(|_| {}),
-                transport,
-                port,
-            );
-            peer.close();
-            drop(peer);
-            drop(world);
-            assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
-            drop(survivors);
-        });
-    }
-
-    // Line 9.
     fn peers_see_the_end_and_no_hook_is_called(driver) {
         let world = World::new(driver);
         let log = Log::new();
@@ -95,13 +61,19 @@ contract! {
             move |_| Script::new(&log)
         });
         let address = port.local_addr().socket_addr().expect("an IP port");
-        let peer = std::net::TcpStream::connect(address).expect("the port takes connections");
+        let machine = world.machine();
+        let peer = machine.connect(address).expect("the port takes connections");
         world.until("the connection", || log.has(&Event::Made));
-        drop(world);
+        let simulation = world.end();
         assert_eq!(log.events(), [Event::Made]);
-        let mut byte = [0];
-        assert!(matches!(std::io::Read::read(&mut &peer, &mut byte), Ok(0) | Err(_)));
-        std::net::TcpListener::bind(address).expect("the port number is free");
+        assert!(peer.becomes_readable());
+        match peer.read(&mut [0]) {
+            Ok(0) => {}
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {}
+            other => panic!("the peer sees {other:?}"),
+        }
+        machine.listen(address).expect("the port number is free");
+        drop(simulation);
     }
 
     // Line 9.
@@ -315,8 +287,8 @@ contract! {
     // Line 9.
     fn the_outcome_of_a_connect_that_was_under_way_stays_open_without_leaking(driver) {
         let world = World::new(driver);
-        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let address = format!("tcp:{}", elsewhere.local_addr().expect("an address"));
+        let elsewhere = world.machine().listen_somewhere();
+        let address = format!("tcp:{}", elsewhere.local_addr());
         let value = Rc::new(());
         let held = Rc::clone(&value);
         world.reactor.connect_protocol(address, Script::new(&Log::new())).on_done(move |_, outcome| {
@@ -325,5 +297,42 @@ contract! {
         });
         drop(world);
         assert_eq!(Rc::strong_count(&value), 1);
+    }
+}
+
+// Descriptors and threads.
+kernel_contract! {
+    // Line 9.
+    fn no_descriptor_and_no_thread_is_left_whatever_handles_survive(driver) {
+        in_child(module_path!(), driver, || {
+            let before = (count("/proc/self/fd"), count("/proc/self/task"));
+            let world = World::new(driver);
+            let port = world.listen(|_| Script::new(&Log::new()));
+            let log = Log::new();
+            let client = Script::new(&log);
+            world.reactor.connect_protocol(format!("tcp:{}", port.local_addr()), client).on_done(|handle, outcome| {
+                outcome.expect("connected");
+                handle.call_soon(Handle::stop);
+            });
+            // With signals watched.
+            world.reactor.run().expect("a run");
+            let (transport, mut peer) = world.pair(Script::new(&Log::new()));
+            let port = world.listen(|_| Script::new(&Log::new()));
+            let survivors = (
+                world.reactor.remote(),
+                Handle::clone(&world.reactor),
+                world.reactor.channel(1, |_, ()| {}).expect("a channel"),
+                world.reactor.call_later(Duration::from_secs(60), |_| {}),
+                world.reactor.every(Duration::from_secs(60), |_, _| {}),
+                world.reactor.call_soon(|_| {}),
+                transport,
+                port,
+            );
+            peer.close();
+            drop(peer);
+            drop(world);
+            assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+            drop(survivors);
+        });
     }
 }

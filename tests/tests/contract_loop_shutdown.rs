@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use twistor::{ConnectErrorKind, Deferred, Handle, Protocol, Reason, Resolver, ShutdownPhase, Transport};
 use twistor_tests::{Ending, Event, Log, Script, World, contract};
@@ -16,11 +16,9 @@ fn say(words: &Words, word: &'static str) -> impl FnMut() + Clone + 'static {
 
 /// Turns the reactor until its stop is complete.
 fn turn_to_the_end(world: &World) {
-    let done = Cell::new(false);
-    let deadline = Instant::now() + twistor_tests::PATIENCE;
-    while !done.get() {
-        assert!(Instant::now() < deadline, "the reactor does not stop");
-        done.set(!world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn"));
+    let deadline = world.now() + twistor_tests::PATIENCE;
+    while world.turn(Duration::from_millis(1)) {
+        assert!(world.now() < deadline, "the reactor does not stop");
     }
 }
 
@@ -198,11 +196,11 @@ contract! {
         let (_, peer) = world.pair(Script::new(&log)
             .on_data(Transport::write)
             .on_shutting_down(|transport| transport.write(b"one moment")));
-        let began = Instant::now();
+        let began = world.now();
         world.reactor.stop();
         assert_eq!(peer.receive(10), b"one moment");
         turn_to_the_end(&world);
-        assert!(began.elapsed() >= drain, "{:?}", began.elapsed());
+        assert!(world.since(began) >= drain, "{:?}", world.since(began));
         assert_eq!(log.lost().as_deref(), Some("the reactor stopped"));
         assert_eq!(peer.receive_to_end().1, Ending::Reset);
     }
@@ -212,12 +210,12 @@ contract! {
         let world = World::new(driver);
         let log = Log::new();
         let (_transport, _peer) = world.pair(Script::new(&log));
-        let began = Instant::now();
+        let began = world.now();
         world.reactor.stop();
         // The peer never ends its side.
         world.reactor.run().expect("a run");
-        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(world.since(began) >= Duration::from_secs(1), "{:?}", world.since(began));
+        assert!(world.since(began) < Duration::from_secs(15), "{:?}", world.since(began));
         assert_eq!(log.lost().as_deref(), Some("the reactor stopped"));
     }
 
@@ -288,8 +286,8 @@ contract! {
     // Line 7.
     fn clients_that_always_connect_again_cannot_hold_it(driver) {
         let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_millis(20)));
-        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let address = format!("tcp:{}", elsewhere.local_addr().expect("an address"));
+        let elsewhere = world.machine().listen_somewhere();
+        let address = format!("tcp:{}", elsewhere.local_addr());
         let losses = Rc::new(Cell::new(0));
         let made = Rc::new(Cell::new(false));
         let (seen, client) = (Rc::clone(&made), Persistent { address: address.clone(), losses: Rc::clone(&losses) });
@@ -307,8 +305,8 @@ contract! {
     // Line 7.
     fn an_attempt_to_connect_is_cancelled_by_the_shutdown(driver) {
         let world = World::new(driver);
-        let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let address = format!("tcp:{}", elsewhere.local_addr().expect("an address"));
+        let elsewhere = world.machine().listen_somewhere();
+        let address = format!("tcp:{}", elsewhere.local_addr());
         let outcome = Rc::new(RefCell::new(None));
         let heard = Rc::clone(&outcome);
         world.reactor.stop();

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, PanicPolicy, Reactor, ShutdownPhase};
-use twistor_tests::{Driver, Event, Log, Script, World, contract, in_child};
+use twistor_tests::{Driver, Event, Log, Script, World, kernel_contract, in_child};
 
 /// How often our own handler was called.
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
@@ -65,7 +65,7 @@ fn stops_a_run(driver: Driver, signal: libc::c_int) {
     world.reactor.run().expect("a run");
 }
 
-contract! {
+kernel_contract! {
     // Line 8.
     fn sigint_stops_a_running_reactor(driver) {
         in_child(module_path!(), driver, || stops_a_run(driver, libc::SIGINT));

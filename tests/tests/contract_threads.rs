@@ -9,45 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use twistor::{Handle, SendError};
-use twistor_tests::{Log, PATIENCE, Script, World, becomes_readable, contract};
+use twistor_tests::{Log, PATIENCE, Script, World, becomes_readable, contract, kernel_contract};
 
 contract! {
-    // Line 66.
-    fn a_call_from_another_thread_wakes_a_sleeping_loop(driver) {
-        let world = World::new(driver);
-        let remote = world.reactor.remote();
-        let main = thread::current().id();
-        let (told, heard) = mpsc::channel();
-        let caller = thread::spawn(move || {
-            // Long enough for the loop to fall asleep.
-            let _ = heard.recv_timeout(Duration::from_millis(50));
-            remote.call(move |handle| {
-                assert_eq!(thread::current().id(), main, "on the loop's thread");
-                handle.stop();
-            })
-        });
-        let began = Instant::now();
-        world.reactor.run().expect("a run");
-        assert!(began.elapsed() < PATIENCE);
-        drop::<mpsc::Sender<()>>(told);
-        caller.join().expect("the caller ends").expect("a call");
-        assert_eq!(world.reactor.stats().panics, 0);
-    }
-
-    // Line 66.
-    fn stop_from_another_thread_wakes_a_sleeping_loop(driver) {
-        let world = World::new(driver);
-        let remote = world.reactor.remote();
-        let (told, heard) = mpsc::channel::<()>();
-        let caller = thread::spawn(move || {
-            let _ = heard.recv_timeout(Duration::from_millis(50));
-            remote.stop();
-        });
-        world.reactor.run().expect("a run");
-        drop(told);
-        caller.join().expect("the caller ends");
-    }
-
     // Line 66.
     fn calls_and_messages_of_one_thread_arrive_in_order(driver) {
         let world = World::new(driver);
@@ -70,70 +34,6 @@ contract! {
         world.until("all of them", || order.borrow().len() == 250);
         assert!(order.borrow().is_sorted());
         assert!(CALLED.with_borrow(|called| called.len() == 250 && called.is_sorted()));
-    }
-
-    // Line 66.
-    fn a_call_before_a_stop_runs_before_the_loop_stops(driver) {
-        let world = World::new(driver);
-        for _ in 0..300 {
-            let remote = world.reactor.remote();
-            let count = Arc::new(AtomicUsize::new(0));
-            let seen = Arc::clone(&count);
-            let caller = thread::spawn(move || {
-                remote.call(move |_| { seen.fetch_add(1, Ordering::SeqCst); }).expect("a call");
-                remote.stop();
-            });
-            world.reactor.run().expect("a run");
-            assert_eq!(count.load(Ordering::SeqCst), 1, "the stop overtook the call");
-            caller.join().expect("the caller ends");
-        }
-    }
-
-    // Line 66.
-    fn four_threads_lose_nothing_and_keep_their_order(driver) {
-        const EACH: usize = 50_000;
-        const THREADS: usize = 4;
-        let world = World::new(driver);
-        let next = Rc::new(RefCell::new([0; THREADS]));
-        let (counted, done) = (Rc::clone(&next), Rc::new(Cell::new(0)));
-        let total = Rc::clone(&done);
-        let sender = world.reactor.channel(1024, move |handle, (from, n): (usize, usize)| {
-            let mut counted = counted.borrow_mut();
-            assert_eq!(counted[from], n, "thread {from}");
-            counted[from] += 1;
-            total.set(total.get() + 1);
-            if total.get() == THREADS * EACH {
-                handle.stop();
-            }
-        });
-        let sender = sender.expect("a channel");
-        let late = Rc::new(Cell::new(false));
-        let set = Rc::clone(&late);
-        world.reactor.call_later(3 * PATIENCE, move |handle| {
-            set.set(true);
-            handle.stop();
-        });
-        let threads: Vec<_> = (0..THREADS)
-            .map(|from| {
-                let sender = sender.clone();
-                thread::spawn(move || {
-                    for n in 0..EACH {
-                        let mut message = (from, n);
-                        while let Err(error) = sender.send(message) {
-                            assert!(error.is_full());
-                            message = error.into_inner();
-                            thread::yield_now();
-                        }
-                    }
-                })
-            })
-            .collect();
-        world.reactor.run().expect("a run");
-        for thread in threads {
-            thread.join().expect("a sender ends");
-        }
-        assert!(!late.get(), "only {:?} came", next.borrow());
-        assert_eq!(*next.borrow(), [EACH; THREADS]);
     }
 
     // Line 66.
@@ -207,6 +107,109 @@ contract! {
         let (_, peer) = world.pair(Script::new(&Log::new()).on_data(twistor::Transport::write));
         peer.send(b"x");
         assert_eq!(peer.receive(1), b"x");
+    }
+}
+
+// Threads that wake a sleeping reactor: a simulated one never sleeps, and ends when nothing is ahead.
+kernel_contract! {
+    // Line 66.
+    fn a_call_from_another_thread_wakes_a_sleeping_loop(driver) {
+        let world = World::new(driver);
+        let remote = world.reactor.remote();
+        let main = thread::current().id();
+        let (told, heard) = mpsc::channel();
+        let caller = thread::spawn(move || {
+            // Long enough for the loop to fall asleep.
+            let _ = heard.recv_timeout(Duration::from_millis(50));
+            remote.call(move |handle| {
+                assert_eq!(thread::current().id(), main, "on the loop's thread");
+                handle.stop();
+            })
+        });
+        let began = Instant::now();
+        world.reactor.run().expect("a run");
+        assert!(began.elapsed() < PATIENCE);
+        drop::<mpsc::Sender<()>>(told);
+        caller.join().expect("the caller ends").expect("a call");
+        assert_eq!(world.reactor.stats().panics, 0);
+    }
+
+    // Line 66.
+    fn stop_from_another_thread_wakes_a_sleeping_loop(driver) {
+        let world = World::new(driver);
+        let remote = world.reactor.remote();
+        let (told, heard) = mpsc::channel::<()>();
+        let caller = thread::spawn(move || {
+            let _ = heard.recv_timeout(Duration::from_millis(50));
+            remote.stop();
+        });
+        world.reactor.run().expect("a run");
+        drop(told);
+        caller.join().expect("the caller ends");
+    }
+
+    // Line 66.
+    fn a_call_before_a_stop_runs_before_the_loop_stops(driver) {
+        let world = World::new(driver);
+        for _ in 0..300 {
+            let remote = world.reactor.remote();
+            let count = Arc::new(AtomicUsize::new(0));
+            let seen = Arc::clone(&count);
+            let caller = thread::spawn(move || {
+                remote.call(move |_| { seen.fetch_add(1, Ordering::SeqCst); }).expect("a call");
+                remote.stop();
+            });
+            world.reactor.run().expect("a run");
+            assert_eq!(count.load(Ordering::SeqCst), 1, "the stop overtook the call");
+            caller.join().expect("the caller ends");
+        }
+    }
+
+    // Line 66.
+    fn four_threads_lose_nothing_and_keep_their_order(driver) {
+        const EACH: usize = 50_000;
+        const THREADS: usize = 4;
+        let world = World::new(driver);
+        let next = Rc::new(RefCell::new([0; THREADS]));
+        let (counted, done) = (Rc::clone(&next), Rc::new(Cell::new(0)));
+        let total = Rc::clone(&done);
+        let sender = world.reactor.channel(1024, move |handle, (from, n): (usize, usize)| {
+            let mut counted = counted.borrow_mut();
+            assert_eq!(counted[from], n, "thread {from}");
+            counted[from] += 1;
+            total.set(total.get() + 1);
+            if total.get() == THREADS * EACH {
+                handle.stop();
+            }
+        });
+        let sender = sender.expect("a channel");
+        let late = Rc::new(Cell::new(false));
+        let set = Rc::clone(&late);
+        world.reactor.call_later(3 * PATIENCE, move |handle| {
+            set.set(true);
+            handle.stop();
+        });
+        let threads: Vec<_> = (0..THREADS)
+            .map(|from| {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    for n in 0..EACH {
+                        let mut message = (from, n);
+                        while let Err(error) = sender.send(message) {
+                            assert!(error.is_full());
+                            message = error.into_inner();
+                            thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        world.reactor.run().expect("a run");
+        for thread in threads {
+            thread.join().expect("a sender ends");
+        }
+        assert!(!late.get(), "only {:?} came", next.borrow());
+        assert_eq!(*next.borrow(), [EACH; THREADS]);
     }
 
     // Line 66.

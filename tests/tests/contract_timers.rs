@@ -13,20 +13,13 @@ static ALLOCATOR: Counting = Counting;
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-fn spin(time: Duration) {
-    let until = Instant::now() + time;
-    while Instant::now() < until {
-        std::hint::spin_loop();
-    }
-}
-
 contract! {
     // Line 13.
     fn deadlines_are_times_of_the_monotonic_clock(driver) {
         let world = World::new(driver);
-        let before = Instant::now();
+        let before = world.now();
         let now = world.reactor.now();
-        assert!(before <= now && now <= Instant::now());
+        assert!(before <= now && now <= world.now());
         let at = now + Duration::from_nanos(1_234_567_891);
         assert_eq!(world.reactor.call_at(at, |_| {}).deadline(), Some(at), "kept to the nanosecond");
     }
@@ -39,9 +32,10 @@ contract! {
             let after = Duration::from_nanos(n * n * 997 % 30_000_000);
             left.set(left.get() + 1);
             let count = Rc::clone(&left);
-            let called = Instant::now();
-            world.reactor.call_later(after, move |_| {
-                assert!(called.elapsed() >= after, "{:?} instead of {after:?}", called.elapsed());
+            let called = world.now();
+            world.reactor.call_later(after, move |handle| {
+                let waited = handle.now() - called;
+                assert!(waited >= after, "{waited:?} instead of {after:?}");
                 count.set(count.get() - 1);
             });
         }
@@ -54,10 +48,11 @@ contract! {
         let world = World::new(driver);
         let waited = Rc::new(Cell::new(None));
         let set = Rc::clone(&waited);
+        let machine = world.machine();
         world.reactor.call_soon(move |handle| {
-            spin(Duration::from_millis(30));
-            let called = Instant::now();
-            handle.call_later(Duration::from_millis(20), move |_| set.set(Some(called.elapsed())));
+            machine.spend(Duration::from_millis(30));
+            let called = machine.now();
+            handle.call_later(Duration::from_millis(20), move |_| set.set(Some(machine.since(called))));
         });
         world.until("the timer", || waited.get().is_some());
         assert!(waited.get() >= Some(Duration::from_millis(20)), "{:?}", waited.get());
@@ -139,13 +134,13 @@ contract! {
             let call = world.reactor.call_at(at, move |handle| ran.borrow_mut().push((n, handle.stats().passes)));
             calls.borrow_mut().push(call);
         }
-        let began = Instant::now();
+        let began = world.now();
         world.until("the timers that are left", || ran.borrow().len() == 3);
         let ran = ran.borrow();
         assert_eq!(ran.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [4, 3, 1]);
         assert_eq!(ran[0].1, pass.get(), "the untouched one runs in the same pass");
         assert!(ran[1].1 > pass.get(), "one that is reset is not due in this pass any more");
-        assert!(began.elapsed() >= Duration::from_millis(20));
+        assert!(world.since(began) >= Duration::from_millis(20));
         assert!(!calls.borrow()[0].is_active() && calls.borrow()[2].is_active());
         assert_eq!(calls.borrow()[2].deadline(), Some(at + Duration::from_secs(3600)));
     }
@@ -158,12 +153,12 @@ contract! {
         let call = world.reactor.call_later(Duration::from_secs(3600), move |_| seen.set(true));
         world.turns(2);
         assert!(call.reset(Duration::from_millis(1)));
-        let began = Instant::now();
+        let began = world.now();
         // One wait: it must end at the new deadline.
         while !ran.get() {
             world.reactor.turn(Some(Duration::from_secs(60))).expect("a turn");
         }
-        assert!(began.elapsed() < Duration::from_secs(30));
+        assert!(world.since(began) < Duration::from_secs(30));
     }
 
     // Decision 2 of the design: cancelling is explicit, or by a guard.
@@ -188,7 +183,7 @@ contract! {
             world.reactor.call_later(CENTURY, never),
             world.reactor.call_later(9 * CENTURY, never),
             world.reactor.call_later(Duration::MAX, never),
-            world.reactor.call_at(Instant::now() + Duration::from_secs(u64::from(u32::MAX) * 1000), never),
+            world.reactor.call_at(world.now() + Duration::from_secs(u64::from(u32::MAX) * 1000), never),
         ];
         let moved = world.reactor.call_later(Duration::from_secs(60), never);
         assert!(moved.delay(Duration::MAX) && moved.delay(Duration::MAX) && moved.delay(CENTURY));
@@ -205,7 +200,7 @@ contract! {
         world.turns(10);
         assert_eq!(world.reactor.stats().panics, 0);
         assert!(far.iter().chain([&moved, &reset]).all(DelayedCall::is_active));
-        assert!(far[0].deadline() > Some(Instant::now() + CENTURY / 2));
+        assert!(far[0].deadline() > Some(world.now() + CENTURY / 2));
     }
 
     // Line 16.
@@ -216,6 +211,7 @@ contract! {
             .collect();
         assert_eq!(world.reactor.stats().timers, 1_000_000);
         world.turns(1);
+        // Of real time, on every driver.
         let began = Instant::now();
         world.turns(10_000);
         let taken = began.elapsed();
@@ -251,11 +247,12 @@ contract! {
         let slots = Rc::new(Cell::new(0_u32));
         let (count, calls) = (Rc::clone(&slots), Rc::new(Cell::new(0)));
         let seen = Rc::clone(&calls);
-        let start = Instant::now();
-        let looping = world.reactor.every(interval, move |_, skipped| {
+        let start = world.now();
+        let looping = world.reactor.every(interval, move |handle, skipped| {
             count.set(count.get() + 1 + u32::try_from(skipped).expect("few"));
             seen.set(seen.get() + 1);
-            assert!(start.elapsed() >= interval * count.get(), "slot {} at {:?}", count.get(), start.elapsed());
+            let passed = handle.now() - start;
+            assert!(passed >= interval * count.get(), "slot {} at {passed:?}", count.get());
         });
         world.until("ten calls", || calls.get() >= 10);
         assert!(looping.stop());
@@ -267,16 +264,16 @@ contract! {
         let world = World::new(driver);
         let interval = Duration::from_millis(4);
         let told = Rc::new(RefCell::new(Vec::new()));
-        let (calls, end) = (Rc::clone(&told), Rc::new(Cell::new(Instant::now())));
-        let set = Rc::clone(&end);
+        let (calls, end) = (Rc::clone(&told), Rc::new(Cell::new(world.now())));
+        let (set, machine) = (Rc::clone(&end), world.machine());
         let looping = world.reactor.every(interval, move |_, skipped| {
             calls.borrow_mut().push(skipped);
             if calls.borrow().len() == 1 {
-                spin(Duration::from_millis(30));
-                set.set(Instant::now());
+                machine.spend(Duration::from_millis(30));
+                set.set(machine.now());
             }
         });
-        let started = Instant::now();
+        let started = world.now();
         world.until("two calls", || told.borrow().len() >= 2);
         looping.stop();
         assert_eq!(told.borrow()[0], 0);
@@ -366,13 +363,13 @@ contract! {
         let fired = Rc::new(Cell::new(None));
         let set = Rc::clone(&fired);
         let interval = Duration::from_millis(40);
-        let looping = world.reactor.every(interval, move |_, skipped| {
-            if fired_first(&set) {
+        let looping = world.reactor.every(interval, move |handle, skipped| {
+            if fired_first(handle, &set) {
                 assert_eq!(skipped, 0);
             }
         });
-        spin(Duration::from_millis(20));
-        let reset = Instant::now();
+        world.spend(Duration::from_millis(20));
+        let reset = world.now();
         assert!(looping.reset());
         world.until("the first call", || fired.get().is_some());
         assert!(fired.get().expect("just seen") - reset >= interval);
@@ -381,10 +378,10 @@ contract! {
 }
 
 /// Notes when it was first called.
-fn fired_first(at: &Cell<Option<Instant>>) -> bool {
+fn fired_first(handle: &Handle, at: &Cell<Option<Instant>>) -> bool {
     let first = at.get().is_none();
     if first {
-        at.set(Some(Instant::now()));
+        at.set(Some(handle.now()));
     }
     first
 }

@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// A connection with these time-outs, and when they began to count.
 fn watched<'w>(world: &'w World, log: &Log, timeouts: Timeouts) -> (Transport, Peer<'w>, Instant) {
     let (transport, peer) = world.pair_with(Buffers::TIGHT, Script::new(log));
-    let start = Instant::now();
+    let start = world.now();
     transport.set_timeouts(timeouts);
     (transport, peer, start)
 }
@@ -30,7 +30,7 @@ fn until_timed_out(world: &World, log: &Log, which: Timeout, mut meanwhile: impl
     });
     assert_eq!(log.lost(), Some(format!("timed out ({which})")));
     assert_eq!(log.count(&Event::TimedOut(which)), 1);
-    Instant::now()
+    world.now()
 }
 
 contract! {
@@ -53,9 +53,9 @@ contract! {
             let (transport, peer, start) = watched(&world, &log, Timeouts::new().idle(2 * SHORT));
             let mut last = start;
             let end = until_timed_out(&world, &log, Timeout::Idle, || {
-                if start.elapsed() < 4 * SHORT {
+                if world.since(start) < 4 * SHORT {
                     // Taken before, because the reactor cannot notice earlier.
-                    last = Instant::now();
+                    last = world.now();
                     if output { transport.write(b"x") } else { let _ = peer.try_send(b"x"); }
                     let _ = peer.try_receive();
                 }
@@ -83,8 +83,8 @@ contract! {
         let (_transport, peer, start) = watched(&world, &log, Timeouts::new().read(2 * SHORT));
         let mut last = start;
         let end = until_timed_out(&world, &log, Timeout::Read, || {
-            if start.elapsed() < 4 * SHORT {
-                last = Instant::now();
+            if world.since(start) < 4 * SHORT {
+                last = world.now();
                 let _ = peer.try_send(b"x");
             }
         });
@@ -96,7 +96,7 @@ contract! {
         let world = World::new(driver);
         let log = Log::new();
         let (transport, peer, _) = watched(&world, &log, Timeouts::new().write_stall(SHORT));
-        let start = Instant::now();
+        let start = world.now();
         transport.write(&[0; 50_000]);
         // Input is no sign of progress.
         let end = until_timed_out(&world, &log, Timeout::WriteStall, || {
@@ -119,10 +119,10 @@ contract! {
                 taken = transport.stats().bytes_sent;
                 last = turn;
             }
-            if start.elapsed() < 6 * SHORT {
+            if world.since(start) < 6 * SHORT {
                 let _ = std::io::Read::read(&mut peer.socket(), &mut [0; 500]);
             }
-            turn = Instant::now();
+            turn = world.now();
         });
         assert!(last > start, "it was slow, but it took something");
         assert!(end - last >= 4 * SHORT, "{:?} after the last byte", end - last);
@@ -138,7 +138,7 @@ contract! {
         assert_eq!(log.events(), [Event::Made]);
         // A stall that begins long after the last byte counts from its own beginning.
         let _ = peer.receive(13);
-        let start = Instant::now();
+        let start = world.now();
         transport.write(&[0; 50_000]);
         let end = until_timed_out(&world, &log, Timeout::WriteStall, || ());
         assert!(end - start >= SHORT / 4, "after {:?}", end - start);
@@ -165,8 +165,8 @@ contract! {
         let (_transport, peer, start) = watched(&world, &log, Timeouts::new().minimum_rate(10, window));
         let mut last = start;
         let end = until_timed_out(&world, &log, Timeout::MinimumRate, || {
-            if start.elapsed() < window * 3 / 2 {
-                last = Instant::now();
+            if world.since(start) < window * 3 / 2 {
+                last = world.now();
                 let _ = peer.try_send(b"many bytes");
             }
         });
@@ -211,14 +211,14 @@ contract! {
             let log = Log::new();
             let times = Rc::new(RefCell::new(vec![]));
             let (transport, peer) = {
-                let times = Rc::clone(&times);
+                let (times, machine) = (Rc::clone(&times), world.machine());
                 world.pair(Script::new(&log).on_timed_out(move |transport, _| {
-                    times.borrow_mut().push(Instant::now());
+                    times.borrow_mut().push(machine.now());
                     transport.write(b"PING");
                     OnTimeout::Keep
                 }))
             };
-            let start = Instant::now();
+            let start = world.now();
             transport.set_timeouts(timeouts);
             world.until("three time-outs", || times.borrow().len() >= 3);
             assert!(!transport.is_closing());
@@ -267,7 +267,7 @@ contract! {
             }));
             transport.set_timeouts(Timeouts::new().read(SHORT));
             assert_eq!(peer.receive_to_end().1, if abort { Ending::Reset } else { Ending::Fin });
-            peer.socket().shutdown(std::net::Shutdown::Write).ok();
+            peer.socket().finish().ok();
             world.until("the loss", || log.lost().is_some());
             assert_eq!(log.lost().as_deref(), Some(if abort { "aborted" } else { "closed" }));
         }
@@ -296,7 +296,7 @@ contract! {
         world.run_for(2 * SHORT);
         assert_eq!(log.events(), [Event::Made]);
         transport.set_timeouts(Timeouts::new().idle(LONG));
-        let start = Instant::now();
+        let start = world.now();
         transport.set_timeouts(Timeouts::new().idle(SHORT));
         let end = until_timed_out(&world, &log, Timeout::Idle, || ());
         assert!(end - start >= SHORT, "they count from the call");
@@ -309,8 +309,8 @@ contract! {
         let (transport, _peer, first) = watched(&world, &log, Timeouts::new().total(2 * SHORT));
         let mut start = first;
         let end = until_timed_out(&world, &log, Timeout::Total, || {
-            if first.elapsed() < 3 * SHORT {
-                start = Instant::now();
+            if world.since(first) < 3 * SHORT {
+                start = world.now();
                 transport.set_timeouts(Timeouts::new().total(2 * SHORT));
             }
         });
@@ -379,9 +379,9 @@ contract! {
         let log = Log::new();
         let start = Rc::new(Cell::new(None));
         let (_transport, _peer) = {
-            let start = Rc::clone(&start);
+            let (start, machine) = (Rc::clone(&start), world.machine());
             world.pair(Script::new(&log).on_made(move |transport| {
-                start.set(Some(Instant::now()));
+                start.set(Some(machine.now()));
                 transport.set_timeouts(Timeouts::new().idle(SHORT));
             }))
         };

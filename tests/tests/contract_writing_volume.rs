@@ -3,7 +3,7 @@
 //! A gibibyte is never compared byte by byte: stamps stand in it at regular places, and zeros between them.
 
 use std::cell::Cell;
-use std::io::{ErrorKind, IoSlice, Read};
+use std::io::{ErrorKind, IoSlice};
 use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard};
 

@@ -18,7 +18,7 @@ use twistor::bytes::Bytes;
 use twistor::{Eof, Handle, Port, Protocol, Stats, SystemCalls, Transport};
 use twistor_tests::allocations::{Counting, counts};
 use twistor_tests::process::{self, Listener};
-use twistor_tests::{Driver, Peer, World, contract, in_child};
+use twistor_tests::{Driver, Peer, World, kernel_contract, in_child};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -81,9 +81,9 @@ fn receive(mut peer: &TcpStream, count: usize) {
 
 /// One message there and back, in one pass.
 fn round(world: &World, peers: &[Peer<'_>], message: &[u8]) {
-    peers.iter().for_each(|peer| send(peer.socket(), message));
+    peers.iter().for_each(|peer| send(peer.socket().kernel(), message));
     world.turns(1);
-    peers.iter().for_each(|peer| receive(peer.socket(), message.len()));
+    peers.iter().for_each(|peer| receive(peer.socket().kernel(), message.len()));
 }
 
 /// Connections that have been used a little, so that all that is made once is made.
@@ -109,7 +109,7 @@ fn sleeps_undisturbed(world: &World, time: Duration) {
     assert_eq!((after.passes - before.passes, list(&between(&before, &after))), (1, [1, 0, 0, 0, 0, 0]));
 }
 
-contract! {
+kernel_contract! {
     fn one_busy_connection_costs_three_system_calls_a_message(driver) {
         let world = World::new(driver);
         let (_port, peers) = warm(&world, 1);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use twistor::Handle;
-use twistor_tests::{Driver, Log, PATIENCE, Script, World, becomes_readable, contract};
+use twistor_tests::{Driver, Log, PATIENCE, Script, World, becomes_readable, kernel_contract};
 
 /// A reactor and how often its wake hook was called.
 fn with_wakes(driver: Driver) -> (World, Arc<AtomicUsize>) {
@@ -33,7 +33,7 @@ fn host(world: &World, done: impl Fn() -> bool) {
     }
 }
 
-contract! {
+kernel_contract! {
     fn a_host_that_watches_descriptor_and_deadline_misses_nothing(driver) {
         let world = World::new(driver);
         let done = Rc::new(RefCell::new(Vec::new()));

@@ -15,24 +15,38 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Any free port; the program prints which.
 const ANY_PORT: &str = "tcp:0:interface=127.0.0.1";
 
-/// Builds the examples, once, with the profile of this test, and finds one. They are built even if they are there
-/// already: they could be old.
+/// The examples that simulate.
+const SIMULATING: [&str; 2] = ["protocol_unit_test", "lease_simulation"];
+
+/// Builds the examples, once, and finds one. Those that simulate are built by themselves: the others have to be what a
+/// user gets, without the feature.
 fn example(name: &str) -> PathBuf {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    let messages = BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--package", "twistor-examples", "--examples", "--message-format", "json"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        let output = cargo.stderr(Stdio::inherit()).output().expect("cargo");
-        assert!(output.status.success(), "the examples do not compile");
-        String::from_utf8(output.stdout).expect("JSON")
-    });
+    static SERVING: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    static SIMULATED: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let paths = if SIMULATING.contains(&name) {
+        let [one, other] = SIMULATING;
+        SIMULATED.get_or_init(|| build(&["--features", "testing", "--example", one, "--example", other]))
+    } else {
+        SERVING.get_or_init(|| build(&["--examples"]))
+    };
+    let found = paths.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
+    found.expect("an example of that name").clone()
+}
+
+/// Builds examples with the profile of this test; where they are then. They are built even if they are there already:
+/// they could be old.
+fn build(which: &[&str]) -> Vec<PathBuf> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--package", "twistor-examples", "--message-format", "json"]).args(which);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.stderr(Stdio::inherit()).output().expect("cargo");
+    assert!(output.status.success(), "the examples do not compile");
+    let messages = String::from_utf8(output.stdout).expect("JSON");
     let executables =
         messages.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split_once('"'));
-    let mut paths = executables.map(|(path, _)| PathBuf::from(path));
-    paths.find(|path| path.file_stem().is_some_and(|stem| stem == name)).expect("an example of that name")
+    executables.map(|(path, _)| PathBuf::from(path)).collect()
 }
 
 /// Lines that somebody prints or sends, each waited for with a time-out.
@@ -167,9 +181,12 @@ fn pattern(length: usize) -> Vec<u8> {
 mod all {
     use super::*;
 
+    const ALL: [&str; 6] =
+        ["echo_server", "chat", "port_forward", "timers", "protocol_unit_test", "lease_simulation"];
+
     #[test]
     fn explain_themselves() {
-        for name in ["echo_server", "chat", "port_forward", "timers"] {
+        for name in ALL {
             let mut program = Program::start(name, &["--help"]);
             let help = program.output.rest().join("\n");
             assert!(help.contains(&format!("Usage: {name}")), "{help}");
@@ -179,7 +196,7 @@ mod all {
 
     #[test]
     fn refuse_arguments_they_do_not_know() {
-        for name in ["echo_server", "chat", "port_forward", "timers"] {
+        for name in ALL {
             let mut program = Program::start(name, &["--nonsense"]);
             program.errors.until("--nonsense");
             assert!(!program.wait().success());
@@ -422,5 +439,58 @@ mod timers {
             let printed: u64 = line.split_whitespace().next().and_then(|ms| ms.parse().ok()).expect("a time");
             assert!(printed >= time, "{line}");
         }
+    }
+}
+
+mod protocol_unit_test {
+    use super::*;
+
+    #[test]
+    fn passes_and_says_what_it_has_tested() {
+        let mut program = Program::start("protocol_unit_test", &[""; 0]);
+        let lines = program.output.rest();
+        assert!(program.wait().success(), "{lines:#?}");
+        assert!(lines.len() >= 8 && lines.iter().all(|line| line.starts_with("ok ")), "{lines:#?}");
+    }
+}
+
+mod lease_simulation {
+    use super::*;
+
+    #[test]
+    fn finds_nothing_wrong() {
+        let mut program = Program::start("lease_simulation", &["--search", "50"]);
+        program.output.until("50 seeds");
+        assert!(program.wait().success());
+    }
+
+    #[test]
+    fn finds_the_planted_mistake_and_names_its_seed_and_fewer_faults() {
+        let mut program = Program::start("lease_simulation", &["--search", "200", "--buggy"]);
+        let seed = program.output.until("lead at the same time");
+        let seed = seed.split(' ').nth(1).expect("a seed").to_owned();
+        let count = program.output.until("random faults:");
+        let numbers: Vec<usize> = count.split(' ').filter_map(|word| word.parse().ok()).collect();
+        assert!(matches!(*numbers, [left, all] if left < all), "{count}");
+        assert!(!program.wait().success());
+
+        // Replayed, it fails in the same way.
+        let mut program = Program::start("lease_simulation", &["--seed", &seed, "--buggy"]);
+        program.errors.until("lead at the same time");
+        assert!(!program.wait().success());
+    }
+
+    #[test]
+    fn tells_the_same_story_for_the_same_seed() {
+        let story = |seed: &str| {
+            let mut program = Program::start("lease_simulation", &["--seed", seed]);
+            let lines = program.output.rest();
+            assert!(program.wait().success());
+            lines
+        };
+        let first = story("7");
+        assert!(first.iter().any(|line| line.ends_with(" leads")), "{first:#?}");
+        assert_eq!(first, story("7"));
+        assert_ne!(first, story("8"));
     }
 }

@@ -8,22 +8,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, IoSlice};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use socket2::SockRef;
+use twistor::testing::{Link, Pieces};
 use twistor::{
-    DelayedCall, Eof, Handle, LoopingCall, OnTimeout, Peer, Port, Protocol, Reactor, Reason, Timeout,
+    DelayedCall, Eof, Handle, LoopingCall, OnTimeout, Peer, Port, Protocol, Reason, Timeout,
     Timeouts, Transport,
 };
 use twistor_tests::process::open_descriptors;
-use twistor_tests::{Driver, Event, Log, Script, World, contract, in_child};
+use twistor_tests::{Driver, Event, HOST, Log, Machine, Script, Socket, World, contract, in_child, set_seed};
 
 const SEEDS: u64 = 3000;
 const MOST_CONNECTIONS: usize = 12;
@@ -147,6 +146,7 @@ struct Life {
 struct Game {
     random: Random,
     handle: Handle,
+    machine: Machine,
     port: RefCell<Port>,
     lives: RefCell<Vec<Rc<Life>>>,
     streams: RefCell<HashMap<(u16, u16), Rc<Stream>>>,
@@ -571,7 +571,7 @@ impl<const N: u8> Protocol for Hammer<N> {
 
 /// A plain socket at the other end.
 struct Plain {
-    socket: Option<TcpStream>,
+    socket: Option<Socket>,
     out: Rc<Stream>,
     input: Rc<Stream>,
     position: u64,
@@ -580,9 +580,8 @@ struct Plain {
 
 impl Plain {
     fn connect(game: &Game) -> Option<Self> {
-        let socket = TcpStream::connect(game.port.borrow().local_addr().socket_addr()?).ok()?;
-        socket.set_nonblocking(true).expect("non-blocking");
-        let (here, there) = (socket.local_addr().ok()?.port(), socket.peer_addr().ok()?.port());
+        let socket = game.machine.connect(game.port.borrow().local_addr().socket_addr()?).ok()?;
+        let (here, there) = (socket.local_addr().port(), socket.peer_addr().port());
         let (out, input) = (game.stream(here, there), game.stream(there, here));
         Some(Self { socket: Some(socket), out, input, position: 0, finished: false })
     }
@@ -603,12 +602,9 @@ impl Plain {
             30 => {
                 self.finished = true;
                 // An error means that it is reset already.
-                let _ = socket.shutdown(std::net::Shutdown::Write);
+                let _ = socket.finish();
             }
-            31 => {
-                SockRef::from(&*socket).set_linger(Some(Duration::ZERO)).expect("linger");
-                self.socket = None;
-            }
+            31 => self.socket.take().into_iter().for_each(Socket::reset),
             32 => self.socket = None,
             _ => {}
         }
@@ -644,21 +640,22 @@ impl Plain {
 }
 
 /// Turns until nothing happens any more, then looks whether the loop sleeps.
-fn assert_sleeps(reactor: &Reactor, game: &Game) {
+fn assert_sleeps(world: &World, game: &Game) {
+    let reactor = &world.reactor;
     let work = || {
         let stats = reactor.stats();
         (stats.hooks, stats.calls, stats.system_calls.sends, stats.system_calls.receives)
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = world.now() + PATIENCE;
     let (mut last, mut quiet) = (work(), 0);
-    while quiet < 3 && Instant::now() < deadline {
-        reactor.turn(Some(Duration::ZERO)).expect("a turn");
+    while quiet < 3 && world.now() < deadline {
+        world.turn(Duration::ZERO);
         quiet = if work() == last { quiet + 1 } else { 0 };
         last = work();
     }
-    let (before, end) = (reactor.stats().passes, Instant::now() + Duration::from_millis(3));
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        reactor.turn(Some(left)).expect("a turn");
+    let (before, end) = (reactor.stats().passes, world.now() + Duration::from_millis(3));
+    while let Some(left) = end.checked_duration_since(world.now()).filter(|left| !left.is_zero()) {
+        world.turn(left);
     }
     let (passes, now) = (reactor.stats().passes - before, work());
     if quiet < 3 || (passes > 12 && now == last) {
@@ -669,23 +666,37 @@ fn assert_sleeps(reactor: &Reactor, game: &Game) {
 /// Plays one seed. Returns what is wrong.
 fn play(driver: Driver, seed: u64) -> Vec<String> {
     let random = Random::new(seed);
-    let reactor = Reactor::builder()
-        .portable_polling(driver == Driver::Portable)
-        .watermarks(4096, 1024)
-        .write_limit(300_000)
-        .read_budget(1 + random.below(20_000))
-        .linger_timeout(Duration::from_millis(4))
-        .linger_bytes(10_000)
-        .drain_timeout(Duration::from_millis(2))
-        .unread_limit(40_000)
-        .slow_hook_threshold(None)
-        .build()
-        .expect("a reactor");
+    set_seed(seed);
+    let world = World::with(driver, |builder| {
+        builder
+            .watermarks(4096, 1024)
+            .write_limit(300_000)
+            .read_budget(1 + random.below(20_000))
+            .linger_timeout(Duration::from_millis(4))
+            .linger_bytes(10_000)
+            .drain_timeout(Duration::from_millis(2))
+            .unread_limit(40_000)
+            .slow_hook_threshold(None)
+    });
+    let mut slow_link = Link::instant();
+    if let Some(simulation) = world.simulation() {
+        // What a kernel decides by itself: sizes of buffers and pieces.
+        let link = match seed % 4 {
+            0 => Link::instant(),
+            1 => Link::instant().buffers(3000, 2000),
+            2 => Link::instant().pieces(Pieces::UpTo(700)),
+            _ => Link::instant().buffers(50_000, 10_000).pieces(Pieces::UpTo(5000)),
+        };
+        simulation.set_link(HOST, HOST, &link);
+        slow_link = link.latency(Duration::from_micros(300)).jitter(Duration::from_micros(500));
+    }
+    let reactor = &world.reactor;
     let port = reactor.listen("tcp:0:interface=127.0.0.1", |_| None::<Hammer<0>>).expect("a port");
     let game = Rc::new(Game {
         with_timers: !random.one_in(4),
         random,
-        handle: (*reactor).clone(),
+        handle: Handle::clone(reactor),
+        machine: world.machine(),
         port: RefCell::new(port),
         lives: RefCell::default(),
         streams: RefCell::default(),
@@ -713,16 +724,25 @@ fn play(driver: Driver, seed: u64) -> Vec<String> {
         {
             game.act(&life);
         }
+        if step == 5
+            && seed / 4 % 2 == 1
+            && let Some(simulation) = world.simulation()
+        {
+            simulation.set_link(HOST, HOST, &slow_link);
+        }
         if step == 10 && plain.len() < 4 {
             plain.extend(Plain::connect(&game));
         }
-        reactor.turn(Some(Duration::ZERO)).expect("a turn");
+        world.turn(Duration::ZERO);
     }
     if !game.with_timers {
-        assert_sleeps(&reactor, &game);
+        assert_sleeps(&world, &game);
     }
-    finish(&reactor, &game, plain);
-    drop(reactor);
+    finish(&world, &game, plain);
+    let simulation = world.end();
+    if simulation.is_some() && game.machine.open_descriptors() != 0 {
+        game.fault(format!("{} simulated descriptors are left", game.machine.open_descriptors()));
+    }
     game.lives.take();
     game.timers.take();
     if game.protocols.get() != 0 {
@@ -732,7 +752,8 @@ fn play(driver: Driver, seed: u64) -> Vec<String> {
 }
 
 /// Ends all connections in one way or another and checks the account.
-fn finish(reactor: &Reactor, game: &Rc<Game>, mut plain: Vec<Plain>) {
+fn finish(world: &World, game: &Rc<Game>, mut plain: Vec<Plain>) {
+    let reactor = &world.reactor;
     game.over.set(true);
     let way = game.random.below(8);
     if way == 0 {
@@ -740,10 +761,10 @@ fn finish(reactor: &Reactor, game: &Rc<Game>, mut plain: Vec<Plain>) {
         return;
     }
     drop(game.port.borrow().stop_listening());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = world.now() + PATIENCE;
     if way == 1 {
         reactor.stop();
-        while reactor.turn(Some(Duration::from_millis(1))).expect("a turn") && Instant::now() < deadline {}
+        while world.turn(Duration::from_millis(1)) && world.now() < deadline {}
     }
     if way == 2 {
         plain.clear();
@@ -767,7 +788,7 @@ fn finish(reactor: &Reactor, game: &Rc<Game>, mut plain: Vec<Plain>) {
         if stats.connections == 0 {
             break;
         }
-        if Instant::now() > deadline {
+        if world.now() > deadline {
             game.fault(format!(
                 "connections are left: {stats:?} {:?}",
                 game.lives
@@ -778,7 +799,7 @@ fn finish(reactor: &Reactor, game: &Rc<Game>, mut plain: Vec<Plain>) {
             ));
             return;
         }
-        reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
+        world.turn(Duration::from_millis(1));
     }
     for peer in &mut plain {
         peer.read(game, 1000);
@@ -863,11 +884,8 @@ contract! {
         let (first, second) = (Log::new(), Log::new());
         let (transport, _peer) = world.pair(Script::new(&first));
         transport.set_timeouts(Timeouts::new().total(Duration::from_millis(1)));
-        let set = Instant::now();
         world.turns(1);
-        while set.elapsed() < Duration::from_millis(2) {
-            std::hint::spin_loop();
-        }
+        world.spend(Duration::from_millis(2));
         transport.switch_protocol(Script::new(&second).on_made(|it| it.set_timeouts(Timeouts::new())));
         world.turns(5);
         assert_eq!((first.events(), second.events()), (vec![Event::Made], vec![Event::Made]));

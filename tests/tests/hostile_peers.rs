@@ -16,7 +16,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use twistor::{Port, Protocol, Reason, Transport};
 use twistor_tests::allocations::{self, Counting, counts};
 use twistor_tests::process::{self, Listener, open_descriptors, processor_time};
-use twistor_tests::{Event, Log, Peer, Script, World, contract, in_child};
+use twistor_tests::{Event, Log, Peer, Script, World, kernel_contract, in_child};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -108,7 +108,7 @@ fn reset(socket: &impl std::os::fd::AsFd) {
     SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-contract! {
+kernel_contract! {
     fn a_thousand_peers_that_never_read_are_dropped_at_the_write_limit(driver) {
         const PEERS: usize = 1000;
         const LIMIT: usize = 64 * 1024;

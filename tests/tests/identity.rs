@@ -13,7 +13,7 @@ use twistor::{
     Timeout, Timeouts, Transport, TransportId,
 };
 use twistor_tests::process::next_descriptor;
-use twistor_tests::{World, contract, in_child};
+use twistor_tests::{World, kernel_contract, in_child};
 
 const GENERATIONS: u64 = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -197,7 +197,7 @@ fn address_of(port: &twistor::Port) -> SocketAddr {
     port.local_addr().socket_addr().expect("an IP port")
 }
 
-contract! {
+kernel_contract! {
     // Line 42.
     fn ten_thousand_tenants_of_one_slot_hear_nothing_of_each_other(driver) {
         in_child(module_path!(), driver, || {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, PanicPolicy, Protocol, ShutdownPhase, Timeouts, Transport};
-use twistor_tests::{Buffers, Event, Log, Script, World, becomes_readable, contract, in_child};
+use twistor_tests::{Buffers, Event, Log, Script, World, becomes_readable, contract, kernel_contract, in_child};
 
 /// Runs a closure when dropped.
 struct OnDrop(Option<Box<dyn FnOnce()>>);
@@ -67,33 +67,10 @@ contract! {
     fn a_panic_ahead_of_the_wait_leaves_the_turn_at_once(driver) {
         let world = World::with(driver, |builder| builder.panic_policy(PanicPolicy::Propagate));
         world.reactor.before_wait(|_| panic!("ahead of the wait"));
-        let start = Instant::now();
+        let start = world.now();
         let left = panic_of(|| world.reactor.turn(Some(Duration::from_secs(5))));
         assert_eq!(left.as_deref(), Some("ahead of the wait"));
-        assert!(start.elapsed() < Duration::from_secs(4), "it waited");
-    }
-
-    // After a panic had left `turn`, or after a `run`, the inbox believed the loop to be awake: a call from another
-    // thread did not make the descriptor readable, and a host that slept on it slept on.
-    fn a_host_hears_of_calls_after_a_panic_and_after_a_run(driver) {
-        let world = World::with(driver, |builder| builder.panic_policy(PanicPolicy::Propagate));
-        let heard = |world: &World| {
-            while becomes_readable(&world.reactor, Duration::ZERO) && world.reactor.next_deadline().is_none() {
-                world.turns(1);
-            }
-        };
-        world.turns(2);
-        world.reactor.call_soon(|_| panic!("out of turn"));
-        assert!(panic_of(|| world.reactor.turn(Some(Duration::ZERO))).is_some());
-        let remote = world.reactor.remote();
-        remote.call(|_| {}).expect("a call");
-        assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a panic");
-        heard(&world);
-        world.turns(2);
-        world.reactor.call_soon(twistor::Handle::stop);
-        world.reactor.run().expect("a run");
-        remote.call(|_| {}).expect("a call");
-        assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a run");
+        assert!(world.since(start) < Duration::from_secs(4), "it waited");
     }
 
     // A looping call into a protocol that panicked said that it had ended well.
@@ -110,71 +87,6 @@ contract! {
         world.until("the loss", || log.lost().is_some());
         assert_eq!(log.lost().as_deref(), Some("a hook panicked"));
         assert!(!call.is_running());
-    }
-
-    // A signal that cut a wait of `run` short was remembered, and the next `turn` waited a second time for it.
-    fn a_turn_after_an_interrupted_run_waits_once(driver) {
-        in_child(module_path!(), driver, || {
-            let world = World::with(driver, |builder| builder.handle_signals(false));
-            let action = ignore as *const () as libc::sighandler_t;
-            #[allow(unsafe_code, reason = "signals have no safe interface here")]
-            // SAFETY: the handler does nothing; the thread that is signalled lives until the end of the test.
-            let this = unsafe {
-                assert_ne!(libc::signal(libc::SIGUSR1, action), libc::SIG_ERR);
-                libc::pthread_self()
-            };
-            let remote = world.reactor.remote();
-            let sender = std::thread::spawn(move || {
-                for _ in 0..20 {
-                    std::thread::sleep(Duration::from_millis(5));
-                    #[allow(unsafe_code, reason = "as above")]
-                    // SAFETY: as above.
-                    unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
-                }
-                remote.stop();
-            });
-            world.reactor.run().expect("a run");
-            sender.join().expect("no panic");
-            let remote = world.reactor.remote();
-            world.reactor.call_soon(move |_| drop(remote));
-            let start = Instant::now();
-            world.reactor.turn(Some(Duration::from_secs(3))).expect("a turn");
-            assert!(start.elapsed() < Duration::from_secs(2), "it waited once more");
-        });
-    }
-
-    // The late outcome of a trigger, of which a second signal had ended the wait, counted for the triggers of the same
-    // phase of the next shutdown.
-    fn a_trigger_of_an_earlier_shutdown_does_not_end_the_wait_for_another(driver) {
-        in_child(module_path!(), driver, || {
-            let world = World::with(driver, |builder| builder.handle_signals(true));
-            let raise = || {
-                #[allow(unsafe_code, reason = "signals have no safe interface here")]
-                // SAFETY: the reactor handles the signal.
-                unsafe { libc::raise(libc::SIGINT) };
-            };
-            let (late, first) = Deferred::<(), String>::new(&world.reactor);
-            world.turns(1);
-            world.reactor.on_shutdown(ShutdownPhase::Before, move |_| first);
-            world.reactor.stop();
-            world.turns(2);
-            raise();
-            let start = Instant::now();
-            while world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn") {
-                assert!(start.elapsed() < Duration::from_secs(5), "the second signal does not end it");
-            }
-            let (resolver, second) = Deferred::<(), String>::new(&world.reactor);
-            world.reactor.on_shutdown(ShutdownPhase::Before, move |_| second);
-            world.reactor.stop();
-            world.turns(2);
-            late.resolve(Ok(()));
-            for _ in 0..10 {
-                assert!(world.reactor.turn(Some(Duration::ZERO)).expect("a turn"), "it was not waited for");
-            }
-            resolver.resolve(Ok(()));
-            let mut goes_on = true;
-            world.until("the stop", || { goes_on &= world.reactor.is_stopping(); !goes_on });
-        });
     }
 
     // A port opened while the reactor was shutting down was never closed, and a connection that came through it after
@@ -200,13 +112,13 @@ contract! {
         });
         let (_transport, _peer) = world.pair(script);
         world.reactor.stop();
-        let (start, mut clients) = (Instant::now(), Vec::new());
-        while world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn") {
-            assert!(start.elapsed() < Duration::from_secs(5), "the shutdown does not end");
+        let (start, mut clients) = (world.now(), Vec::new());
+        while world.turn(Duration::from_millis(1)) {
+            assert!(world.since(start) < Duration::from_secs(5), "the shutdown does not end");
             for port in [&opened, &last].iter().filter_map(|port| port.borrow().clone()) {
                 let address = port.local_addr().socket_addr().expect("an IP port");
                 if port.is_listening() && clients.len() < 150 {
-                    clients.extend(std::net::TcpStream::connect(address));
+                    clients.extend(world.machine().connect(address));
                 }
             }
         }
@@ -297,13 +209,13 @@ contract! {
         let _outcome = source.pipe(&target);
         target.set_timeouts(Timeouts::new().write_stall(Duration::from_millis(50)));
         let data = vec![7; 1 << 16];
-        let start = Instant::now();
+        let start = world.now();
         while log.lost().is_none() {
-            assert!(start.elapsed() < Duration::from_secs(5), "no stall is noticed");
-            if start.elapsed() < Duration::from_millis(100) {
+            assert!(world.since(start) < Duration::from_secs(5), "no stall is noticed");
+            if world.since(start) < Duration::from_millis(100) {
                 from.try_send(&data);
             }
-            world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
+            world.turn(Duration::from_millis(1));
         }
         assert_eq!(log.lost().as_deref(), Some("timed out (write stall)"));
     }
@@ -402,32 +314,6 @@ contract! {
         assert!(wakes.load(Ordering::SeqCst) > before);
     }
 
-    // While the reactor drained, the time of a pass was sampled ahead of its wait: input was stamped with the time at
-    // which the wait for it had begun, and time-outs passed early.
-    fn time_outs_are_refreshed_while_the_reactor_drains(driver) {
-        let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_secs(60)));
-        let log = Log::new();
-        let (transport, peer) = world.pair(Script::new(&log).on_shutting_down(|_| {}));
-        transport.set_timeouts(Timeouts::new().read(Duration::from_millis(300)));
-        world.reactor.stop();
-        world.turns(3);
-        for n in 1..=3 {
-            let socket = peer.socket().try_clone().expect("a clone");
-            let sender = std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(200));
-                std::io::Write::write(&mut &socket, b"x").expect("sent");
-            });
-            while log.data().len() < n && log.lost().is_none() {
-                // Long waits, which the peer ends.
-                world.reactor.turn(Some(Duration::from_secs(1))).expect("a turn");
-            }
-            sender.join().expect("no panic");
-        }
-        assert_eq!(log.lost(), None);
-        transport.abort_connection();
-        world.turns(3);
-    }
-
     // A closure that was cancelled was dropped without what contains panics of destructors. In a guard, dropped while
     // another panic was on its way, that ended the program.
     fn a_cancelled_closure_that_panics_when_dropped_is_contained(driver) {
@@ -447,5 +333,122 @@ contract! {
         });
         world.turns(2);
         assert_eq!(world.reactor.stats().panics, 4);
+    }
+}
+
+// Hosts that sleep on the descriptor, signals, and threads that act while the reactor waits.
+kernel_contract! {
+    // After a panic had left `turn`, or after a `run`, the inbox believed the loop to be awake: a call from another
+    // thread did not make the descriptor readable, and a host that slept on it slept on.
+    fn a_host_hears_of_calls_after_a_panic_and_after_a_run(driver) {
+        let world = World::with(driver, |builder| builder.panic_policy(PanicPolicy::Propagate));
+        let heard = |world: &World| {
+            while becomes_readable(&world.reactor, Duration::ZERO) && world.reactor.next_deadline().is_none() {
+                world.turns(1);
+            }
+        };
+        world.turns(2);
+        world.reactor.call_soon(|_| panic!("out of turn"));
+        assert!(panic_of(|| world.reactor.turn(Some(Duration::ZERO))).is_some());
+        let remote = world.reactor.remote();
+        remote.call(|_| {}).expect("a call");
+        assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a panic");
+        heard(&world);
+        world.turns(2);
+        world.reactor.call_soon(twistor::Handle::stop);
+        world.reactor.run().expect("a run");
+        remote.call(|_| {}).expect("a call");
+        assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a run");
+    }
+
+    // A signal that cut a wait of `run` short was remembered, and the next `turn` waited a second time for it.
+    fn a_turn_after_an_interrupted_run_waits_once(driver) {
+        in_child(module_path!(), driver, || {
+            let world = World::with(driver, |builder| builder.handle_signals(false));
+            let action = ignore as *const () as libc::sighandler_t;
+            #[allow(unsafe_code, reason = "signals have no safe interface here")]
+            // SAFETY: the handler does nothing; the thread that is signalled lives until the end of the test.
+            let this = unsafe {
+                assert_ne!(libc::signal(libc::SIGUSR1, action), libc::SIG_ERR);
+                libc::pthread_self()
+            };
+            let remote = world.reactor.remote();
+            let sender = std::thread::spawn(move || {
+                for _ in 0..20 {
+                    std::thread::sleep(Duration::from_millis(5));
+                    #[allow(unsafe_code, reason = "as above")]
+                    // SAFETY: as above.
+                    unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
+                }
+                remote.stop();
+            });
+            world.reactor.run().expect("a run");
+            sender.join().expect("no panic");
+            let remote = world.reactor.remote();
+            world.reactor.call_soon(move |_| drop(remote));
+            let start = Instant::now();
+            world.reactor.turn(Some(Duration::from_secs(3))).expect("a turn");
+            assert!(start.elapsed() < Duration::from_secs(2), "it waited once more");
+        });
+    }
+
+    // The late outcome of a trigger, of which a second signal had ended the wait, counted for the triggers of the same
+    // phase of the next shutdown.
+    fn a_trigger_of_an_earlier_shutdown_does_not_end_the_wait_for_another(driver) {
+        in_child(module_path!(), driver, || {
+            let world = World::with(driver, |builder| builder.handle_signals(true));
+            let raise = || {
+                #[allow(unsafe_code, reason = "signals have no safe interface here")]
+                // SAFETY: the reactor handles the signal.
+                unsafe { libc::raise(libc::SIGINT) };
+            };
+            let (late, first) = Deferred::<(), String>::new(&world.reactor);
+            world.turns(1);
+            world.reactor.on_shutdown(ShutdownPhase::Before, move |_| first);
+            world.reactor.stop();
+            world.turns(2);
+            raise();
+            let start = Instant::now();
+            while world.reactor.turn(Some(Duration::from_millis(1))).expect("a turn") {
+                assert!(start.elapsed() < Duration::from_secs(5), "the second signal does not end it");
+            }
+            let (resolver, second) = Deferred::<(), String>::new(&world.reactor);
+            world.reactor.on_shutdown(ShutdownPhase::Before, move |_| second);
+            world.reactor.stop();
+            world.turns(2);
+            late.resolve(Ok(()));
+            for _ in 0..10 {
+                assert!(world.reactor.turn(Some(Duration::ZERO)).expect("a turn"), "it was not waited for");
+            }
+            resolver.resolve(Ok(()));
+            let mut goes_on = true;
+            world.until("the stop", || { goes_on &= world.reactor.is_stopping(); !goes_on });
+        });
+    }
+
+    // While the reactor drained, the time of a pass was sampled ahead of its wait: input was stamped with the time at
+    // which the wait for it had begun, and time-outs passed early.
+    fn time_outs_are_refreshed_while_the_reactor_drains(driver) {
+        let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_secs(60)));
+        let log = Log::new();
+        let (transport, peer) = world.pair(Script::new(&log).on_shutting_down(|_| {}));
+        transport.set_timeouts(Timeouts::new().read(Duration::from_millis(300)));
+        world.reactor.stop();
+        world.turns(3);
+        for n in 1..=3 {
+            let socket = peer.socket().kernel().try_clone().expect("a clone");
+            let sender = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(200));
+                std::io::Write::write(&mut &socket, b"x").expect("sent");
+            });
+            while log.data().len() < n && log.lost().is_none() {
+                // Long waits, which the peer ends.
+                world.reactor.turn(Some(Duration::from_secs(1))).expect("a turn");
+            }
+            sender.join().expect("no panic");
+        }
+        assert_eq!(log.lost(), None);
+        transport.abort_connection();
+        world.turns(3);
     }
 }

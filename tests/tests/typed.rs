@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::num::ParseIntError;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use twistor::{
     Connection, Deferred, Eof, Fallible, OnTimeout, Protocol, Reason, Timeout, Timeouts, Transport,
@@ -165,10 +165,10 @@ contract! {
         let after = Duration::from_millis(20);
         let fired = Rc::new(Cell::new(None));
         let seen = Rc::clone(&fired);
-        let start = Instant::now();
-        let call = connection.transport().call_later(after, move |counter: &mut Counter, _| {
+        let start = world.now();
+        let call = connection.transport().call_later(after, move |counter: &mut Counter, transport| {
             counter.count += 1;
-            seen.set(Some((Instant::now(), counter.count)));
+            seen.set(Some((transport.reactor().now(), counter.count)));
         });
         assert!(call.is_active());
         let cancelled = connection.call_later(after, |_: &mut Counter, _| unreachable!("cancelled"));
@@ -326,7 +326,7 @@ contract! {
                 _ => {}
             }
             let _ = peer.receive_to_end();
-            let _ = peer.socket().shutdown(std::net::Shutdown::Write);
+            let _ = peer.socket().finish();
             world.until("the loss", || told.borrow().is_some());
             assert_eq!(told.take(), Some(format!("failed: {hook} failed")));
         }

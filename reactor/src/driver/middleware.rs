@@ -330,6 +330,8 @@ fn described(completion: &Completion<'_>) -> (Option<Token>, &'static str, usize
         Completion::RelayReady { stream } => (Some(*stream), "has something to relay", 0),
         Completion::Connected { stream, .. } => (Some(*stream), "is connected", 0),
         Completion::Failed { stream, .. } => (Some(*stream), "fails", 0),
+        #[cfg(unix)]
+        Completion::Ready { source } => (Some(*source), "is ready", 0),
         Completion::Woken => (None, "is woken", 0),
     }
 }

@@ -94,6 +94,9 @@ pub(crate) enum Completion<'b> {
     Connected { stream: Token, local: SocketAddr },
     /// A stream or an attempt is dead.
     Failed { stream: Token, error: io::Error },
+    /// A descriptor is ready for what it is watched for.
+    #[cfg(unix)]
+    Ready { source: Token },
     /// Another thread or a signal asked for attention.
     Woken,
 }
@@ -276,7 +279,8 @@ impl Driver {
         each!(self, driver => driver.now())
     }
 
-    /// Whether there are interest changes that the poller has not heard of.
+    /// Whether the next wait must not wait: there are interest changes that the poller has not heard of, or
+    /// descriptors that are always ready.
     pub(crate) fn has_changes(&self) -> bool {
         each!(self, driver => driver.has_changes())
     }
@@ -304,6 +308,16 @@ impl Driver {
     /// Our address of an accepted stream, asked of the kernel.
     pub(crate) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
         each!(self, driver => driver.local_addr(stream))
+    }
+
+    /// Watches a descriptor, which need not be a socket, for nothing as yet. What is ready for it is only reported.
+    #[cfg(unix)]
+    pub(crate) fn watch_descriptor(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<()> {
+        each!(self, driver => driver.watch_descriptor(token, descriptor))
     }
 
     /// What the source is to be watched for. Reading stops at once; the poller hears of it at settle.

@@ -32,6 +32,12 @@ enum Kind {
     Stream,
     /// A stream whose input is relayed by the loop instead of being read here.
     Relayed,
+    /// A descriptor of the user's, whose readiness is only reported.
+    #[cfg(unix)]
+    Descriptor,
+    /// A descriptor that no poller takes, like a regular file: it is always ready.
+    #[cfg(unix)]
+    AlwaysReady,
 }
 
 struct Source {
@@ -86,6 +92,11 @@ pub(crate) struct PollDriver {
     sources: Vec<Source>,
     /// Sources whose interest differs from what is registered.
     changes: Vec<Token>,
+    /// Sources of the kind `AlwaysReady`, and how many of them have been reported in this pass.
+    #[cfg(unix)]
+    always_ready: Vec<Token>,
+    #[cfg(unix)]
+    reported_ready: usize,
     /// What is left of the turn of the source whose event came last.
     turn: Option<Turn>,
     budgets: Budgets,
@@ -105,6 +116,10 @@ impl PollDriver {
             splices: !portable,
             sources: Vec::new(),
             changes: Vec::new(),
+            #[cfg(unix)]
+            always_ready: Vec::new(),
+            #[cfg(unix)]
+            reported_ready: 0,
             turn: None,
             budgets,
             targets: HashMap::new(),
@@ -121,6 +136,24 @@ impl PollDriver {
         self.waiter.wait(timeout)
     }
 
+    /// The next file that is watched for something, once a pass.
+    #[cfg(unix)]
+    #[inline]
+    fn next_file<'b>(&mut self) -> Option<Completion<'b>> {
+        while let Some(&token) = self.always_ready.get(self.reported_ready) {
+            self.reported_ready += 1;
+            if self.source(token).is_some_and(|source| source.wanted != Interest::NONE) {
+                return Some(Completion::Ready { source: token });
+            }
+        }
+        None
+    }
+
+    #[cfg(not(unix))]
+    fn next_file<'b>(&mut self) -> Option<Completion<'b>> {
+        None
+    }
+
     pub(super) fn take_interrupted(&mut self) -> bool {
         self.waiter.take_interrupted()
     }
@@ -130,7 +163,7 @@ impl PollDriver {
         loop {
             let outcome = match self.turn {
                 None => {
-                    let event = self.waiter.next()?;
+                    let Some(event) = self.waiter.next() else { return self.next_file() };
                     let stream = Token::from_key(event.key);
                     // The usual event: read once, and that is it.
                     if event.is_just_input() && self.reads(stream) {
@@ -258,7 +291,20 @@ impl PollDriver {
                 None
             }
             Kind::Connecting => event.writable().then(|| self.finish_connect(token)),
+            #[cfg(unix)]
+            Kind::Descriptor => {
+                if source.wanted == Interest::NONE {
+                    // An error or a hang-up is reported whether wanted or not.
+                    self.deregister(token);
+                    return None;
+                }
+                let is_ready = (source.wanted.reads() && event.readable())
+                    || (source.wanted.writes() && event.writable());
+                is_ready.then_some(Completion::Ready { source: token })
+            }
             Kind::Vacant => None,
+            #[cfg(unix)]
+            Kind::AlwaysReady => None,
         }
     }
 
@@ -407,11 +453,22 @@ impl PollDriver {
         Instant::now()
     }
 
+    /// Whether the next wait must not wait: there are changes to make, or files to report.
     pub(super) fn has_changes(&self) -> bool {
+        #[cfg(unix)]
+        if self.always_ready.iter().any(|token| {
+            self.sources.get(token.index()).is_some_and(|source| source.wanted != Interest::NONE)
+        }) {
+            return true;
+        }
         !self.changes.is_empty()
     }
 
     pub(super) fn settle(&mut self) {
+        #[cfg(unix)]
+        {
+            self.reported_ready = 0;
+        }
         while let Some(token) = self.changes.pop() {
             let Some(source) = self.source(token) else { continue };
             source.changed = false;
@@ -419,6 +476,10 @@ impl PollDriver {
                 continue;
             }
             if source.registered.is_none() && source.wanted == Interest::NONE {
+                continue;
+            }
+            #[cfg(unix)]
+            if source.kind == Kind::AlwaysReady {
                 continue;
             }
             if let Err(error) = self.register(token) {
@@ -445,6 +506,12 @@ impl PollDriver {
     }
 
     fn install(&mut self, token: Token, kind: Kind, socket: Socket, wanted: Interest) -> io::Result<()> {
+        self.place(token, kind, socket, wanted);
+        self.register(token).inspect_err(|_| self.sources[token.index()] = Source::VACANT)
+    }
+
+    /// Gives a socket its place in the table; the poller does not know it yet.
+    fn place(&mut self, token: Token, kind: Kind, socket: Socket, wanted: Interest) {
         let index = token.index();
         if self.sources.len() <= index {
             if self.sources.capacity() <= index {
@@ -454,7 +521,6 @@ impl PollDriver {
         }
         let source = Source { kind, wanted, socket: Some(socket), ..Source::VACANT };
         self.sources[index] = Source { generation: token.generation(), ..source };
-        self.register(token).inspect_err(|_| self.sources[index] = Source::VACANT)
     }
 
     pub(super) fn listen(&mut self, token: Token, spec: &ListenSpec) -> io::Result<SocketAddr> {
@@ -506,7 +572,7 @@ impl PollDriver {
     }
 
     pub(super) fn close(&mut self, token: Token, reset: bool) {
-        if cfg!(not(target_os = "linux")) {
+        if cfg!(not(target_os = "linux")) || self.is_shared(token) {
             self.deregister(token);
         }
         self.stats.others += 1;
@@ -520,7 +586,45 @@ impl PollDriver {
         match kind {
             Kind::Connecting => drop(self.targets.remove(&token)),
             Kind::Listener => drop(self.accept_options.remove(&token)),
+            #[cfg(unix)]
+            Kind::AlwaysReady => {
+                let place = self.always_ready.iter().position(|one| *one == token);
+                if let Some(place) = place {
+                    self.always_ready.remove(place);
+                    // The next one may have taken its place on the list.
+                    self.reported_ready -= usize::from(place < self.reported_ready);
+                }
+            }
+            #[cfg(unix)]
+            Kind::Descriptor => {}
             Kind::Vacant | Kind::Stream | Kind::Relayed => {}
+        }
+    }
+
+    /// Whether somebody else may have the same file open: then closing it here does not make epoll forget it.
+    fn is_shared(&self, token: Token) -> bool {
+        #[cfg(unix)]
+        return self.sources.get(token.index()).is_some_and(|source| source.kind == Kind::Descriptor);
+        #[cfg(not(unix))]
+        false
+    }
+
+    #[cfg(unix)]
+    pub(super) fn watch_descriptor(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<()> {
+        // It need not be a socket: it is only registered here, and closed.
+        self.place(token, Kind::Descriptor, Socket::from(descriptor), Interest::NONE);
+        match self.register(token) {
+            // What epoll says of regular files and directories.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                self.sources[token.index()].kind = Kind::AlwaysReady;
+                self.always_ready.push(token);
+                Ok(())
+            }
+            result => result.inspect_err(|_| self.sources[token.index()] = Source::VACANT),
         }
     }
 

@@ -20,6 +20,8 @@ use crate::driver::{Driver, Interest};
 use crate::protocol::Protocol;
 use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::Attempt;
+#[cfg(unix)]
+use crate::reactor::descriptor::Watched;
 use crate::reactor::handle::Handle;
 use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
@@ -47,6 +49,8 @@ pub(crate) enum Slot {
     Connection(Transport),
     Listener(Rc<Listening>),
     Attempt(Box<Attempt>),
+    #[cfg(unix)]
+    Descriptor(Rc<Watched>),
     /// Taken, but not filled yet.
     Reserved,
 }

@@ -18,6 +18,8 @@ pub(crate) mod builder;
 pub(crate) mod channel;
 pub(crate) mod connecting;
 pub(crate) mod deferred;
+#[cfg(unix)]
+pub(crate) mod descriptor;
 pub(crate) mod handle;
 mod hooks;
 mod incoming;

@@ -146,6 +146,8 @@ impl Inner {
                     self.failed(stream, &error);
                 }
             }
+            #[cfg(unix)]
+            Completion::Ready { source } => self.descriptor_ready(source),
             Completion::Woken => self.look_for_signals(),
         }
     }

@@ -100,6 +100,8 @@ impl Inner {
                 self.discard(factory);
             }
             Slot::Attempt(attempt) => self.discard(attempt),
+            #[cfg(unix)]
+            Slot::Descriptor(watched) => self.discard(watched.end()),
             Slot::Reserved => {}
         }
     }

@@ -5,10 +5,8 @@ use std::cell::Cell;
 use std::fmt::Write;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::time::Duration;
 
-use super::fault::Fault;
-use super::simulation::{LAST_LINES, Simulation};
+use super::simulation::{LAST_LINES, RandomFault, Simulation};
 
 /// Runs of one failing seed that are spent on leaving faults out.
 const SHRINKING_RUNS: u32 = 300;
@@ -65,8 +63,8 @@ pub fn find_failure(seed: u64, scenario: impl Fn(&Simulation)) -> Option<String>
         (_, 0) => writeln!(text, "It needs none of its {found} random faults."),
         (found, left) => writeln!(text, "It needs {left} of its {found} random faults:"),
     };
-    for (at, fault) in &failure.faults {
-        let _ = writeln!(text, "  {at:?}: {fault}");
+    for RandomFault { time, fault, .. } in &failure.faults {
+        let _ = writeln!(text, "  {time:?}: {fault}");
     }
     let _ = write!(text, "The last events:\n{}", failure.last_events);
     Some(text)
@@ -74,17 +72,17 @@ pub fn find_failure(seed: u64, scenario: impl Fn(&Simulation)) -> Option<String>
 
 struct Failure {
     seed: u64,
-    faults: Vec<(Duration, Fault)>,
+    faults: Vec<RandomFault>,
     panic: String,
     last_events: String,
 }
 
-/// Runs the scenario once, with its own random faults or with these.
-fn run(seed: u64, faults: Option<Vec<(Duration, Fault)>>, scenario: &dyn Fn(&Simulation)) -> Option<Failure> {
+/// Runs the scenario once, with all its random faults or with these only.
+fn run(seed: u64, faults: Option<&[RandomFault]>, scenario: &dyn Fn(&Simulation)) -> Option<Failure> {
     let sim = Simulation::new(seed);
     sim.keep_quiet();
     if let Some(faults) = faults {
-        sim.replay(faults);
+        sim.keep_faults(faults.iter().map(|fault| fault.number));
     }
     let outcome = quietly(|| catch_unwind(AssertUnwindSafe(|| scenario(&sim))));
     let payload = outcome.err()?;
@@ -101,17 +99,21 @@ fn shrink(mut failure: Failure, scenario: &dyn Fn(&Simulation)) -> Failure {
     let mut runs = 0;
     let mut size = failure.faults.len();
     while size > 0 {
+        let before = failure.faults.len();
         let mut start = 0;
         while start < failure.faults.len() && runs < SHRINKING_RUNS {
             let mut fewer = failure.faults.clone();
             fewer.drain(start..(start + size).min(failure.faults.len()));
             runs += 1;
-            match run(failure.seed, Some(fewer), scenario) {
+            match run(failure.seed, Some(&fewer), scenario) {
                 Some(smaller) => failure = smaller,
                 None => start += size,
             }
         }
-        size /= 2;
+        // When one can go, others may that could not before.
+        if size > 1 || failure.faults.len() == before {
+            size /= 2;
+        }
     }
     failure
 }

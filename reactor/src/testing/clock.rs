@@ -61,6 +61,10 @@ impl Clock {
 
     /// Moves the time on, and runs everything that is due until then, in order, each at its time; also what that
     /// schedules, if it is due too.
+    ///
+    /// # Panics
+    ///
+    /// Something is always due: the time cannot move on.
     pub fn advance(&self, time: Duration) {
         let end = self.sim.now().saturating_add(time);
         loop {
@@ -68,6 +72,7 @@ impl Clock {
             if !self.turn(left) {
                 return;
             }
+            self.sim.count_turn("of the clock's reactor");
             if left.is_zero() && !self.is_due() {
                 return;
             }
@@ -93,7 +98,7 @@ impl Clock {
 
     fn is_due(&self) -> bool {
         let now = self.reactor.now();
-        self.reactor.wants_turn_at(now).is_some_and(|at| at <= now)
+        self.reactor.wants_turn_at(now).is_some_and(|at| at <= now) || self.sim.has_events_now()
     }
 
     /// One pass; false once the reactor has stopped.

@@ -174,7 +174,7 @@ impl Fault {
         if let Some(end) = self.end()
             && let Some(lasts) = self.lasts
         {
-            sim.at(sim.now() + lasts, move |sim| end.apply(sim, false));
+            sim.at(sim.now().saturating_add(lasts), move |sim| end.apply(sim, false));
         }
     }
 
@@ -323,8 +323,8 @@ impl fmt::Display for Fault {
             Kind::HalfOpen { host, .. } => write!(f, "a stream of {host} becomes half-open"),
         }?;
         match (&self.kind, self.lasts) {
-            (Kind::Freeze(_), None) => write!(f, ", for {FREEZE:?}"),
-            (_, Some(lasts)) => write!(f, ", for {lasts:?}"),
+            (Kind::Freeze(_), lasts) => write!(f, ", for {:?}", lasts.unwrap_or(FREEZE)),
+            (_, Some(lasts)) if self.end().is_some() => write!(f, ", for {lasts:?}"),
             _ => Ok(()),
         }
     }
@@ -528,6 +528,9 @@ fn pick<'n>(random: &mut Generator, names: &'n [String]) -> Option<&'n str> {
     names.get(random.below(names.len() as u64) as usize).map(String::as_str)
 }
 
+/// A part of a time; of longer ones in whole milliseconds, so that people can read and repeat it.
 fn part_of(time: Duration, random: &mut Generator) -> Duration {
-    Duration::from_nanos(random.below(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
+    let unit = if time < Duration::from_secs(1) { Duration::from_nanos(1) } else { Duration::from_millis(1) };
+    let units = u64::try_from(time.as_nanos() / unit.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(random.below(units).saturating_mul(unit.as_nanos() as u64))
 }

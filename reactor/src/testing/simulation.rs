@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -100,6 +100,14 @@ impl Ord for Scheduled {
     }
 }
 
+/// A fault that was drawn: the how manieth, and for when.
+#[derive(Clone)]
+pub(super) struct RandomFault {
+    pub(super) number: usize,
+    pub(super) time: Duration,
+    pub(super) fault: Fault,
+}
+
 struct Inner {
     seed: u64,
     network: SharedNetwork,
@@ -109,11 +117,14 @@ struct Inner {
     /// For the order in which hosts run, and for random faults.
     choices: RefCell<Generator>,
     fault_choices: RefCell<Generator>,
-    turns_at_one_time: Cell<u32>,
-    /// Faults of a replay, instead of random ones.
-    replayed: RefCell<Option<Vec<(Duration, Fault)>>>,
+    /// A time, and the turns that were made then.
+    turns_at_one_time: Cell<(u64, u32)>,
+    /// Random faults drawn so far.
+    drawn: Cell<usize>,
+    /// In a replay: the only ones of them that are to happen.
+    kept: RefCell<Option<BTreeSet<usize>>>,
     /// Random faults that were scheduled.
-    scheduled_faults: RefCell<Vec<(Duration, Fault)>>,
+    scheduled_faults: RefCell<Vec<RandomFault>>,
     /// Somebody else says what went wrong.
     is_quiet: Cell<bool>,
 }
@@ -142,8 +153,9 @@ impl Simulation {
             hosts: RefCell::new(Vec::new()),
             actions: RefCell::new(BinaryHeap::new()),
             number: Cell::new(0),
-            turns_at_one_time: Cell::new(0),
-            replayed: RefCell::new(None),
+            turns_at_one_time: Cell::new((0, 0)),
+            drawn: Cell::new(0),
+            kept: RefCell::new(None),
             scheduled_faults: RefCell::new(Vec::new()),
             is_quiet: Cell::new(false),
         };
@@ -344,23 +356,24 @@ impl Simulation {
 
     /// Draws faults from the seed and lets them happen. What makes no sense when its time comes is left out.
     pub fn random_faults(&self, faults: &Faults) {
-        let list = match &*self.inner.replayed.borrow() {
-            Some(replayed) => replayed.clone(),
-            None => faults.draw(&self.host_names(), self.now(), &mut self.inner.fault_choices.borrow_mut()),
-        };
-        for (time, fault) in &list {
+        let list = faults.draw(&self.host_names(), self.now(), &mut self.inner.fault_choices.borrow_mut());
+        for (time, fault) in list {
+            let number = self.inner.drawn.replace(self.inner.drawn.get() + 1);
             fault.check(self);
-            let fault = fault.clone();
-            self.at((*time).max(self.now()), move |sim| sim.inject_with(fault, false));
+            if self.inner.kept.borrow().as_ref().is_none_or(|kept| kept.contains(&number)) {
+                let scheduled = RandomFault { number, time, fault: fault.clone() };
+                self.inner.scheduled_faults.borrow_mut().push(scheduled);
+                self.at(time, move |sim| sim.inject_with(fault, false));
+            }
         }
-        self.inner.scheduled_faults.borrow_mut().extend(list);
     }
 
-    pub(super) fn replay(&self, faults: Vec<(Duration, Fault)>) {
-        *self.inner.replayed.borrow_mut() = Some(faults);
+    /// Lets only those random faults happen that have these numbers.
+    pub(super) fn keep_faults(&self, numbers: impl Iterator<Item = usize>) {
+        *self.inner.kept.borrow_mut() = Some(numbers.collect());
     }
 
-    pub(super) fn random_faults_so_far(&self) -> Vec<(Duration, Fault)> {
+    pub(super) fn random_faults_so_far(&self) -> Vec<RandomFault> {
         self.inner.scheduled_faults.borrow().clone()
     }
 
@@ -472,25 +485,38 @@ impl Simulation {
         let now = self.inner.network.borrow().now();
         if let Some(action) = self.due_action(now) {
             action(self);
+            self.count_turn("of an action of the test");
             return Step::Moved;
         }
         if let Some(host) = self.runnable_host(now) {
             self.turn(&host);
-            let turns = self.inner.turns_at_one_time.get() + 1;
-            assert!(
-                turns < TURNS_AT_ONE_TIME,
-                "the simulation does not get on: {turns} turns at {now} ns, the last of host {:?}",
-                host.name
-            );
-            self.inner.turns_at_one_time.set(turns);
+            self.count_turn(format_args!("of host {:?}", host.name));
             return Step::Moved;
         }
         let Some(next) = self.next_moment() else { return Step::Stuck };
         let arrived = next > until;
-        let mut network = self.inner.network.borrow_mut();
-        network.advance(next.min(until));
-        self.inner.turns_at_one_time.set(0);
+        self.inner.network.borrow_mut().advance(next.min(until));
         if arrived { Step::Arrived } else { Step::Moved }
+    }
+
+    /// Counts a turn, and panics when time stands still for too many of them.
+    pub(super) fn count_turn(&self, whose: impl fmt::Display) {
+        let now = self.inner.network.borrow().now();
+        let (time, turns) = self.inner.turns_at_one_time.get();
+        let turns = if time == now { turns + 1 } else { 1 };
+        self.inner.turns_at_one_time.set((now, turns));
+        assert!(
+            turns < TURNS_AT_ONE_TIME,
+            "the simulation does not get on: {turns} turns at t={:?}, the last {whose}",
+            self.now()
+        );
+    }
+
+    /// Whether something happens in the network, or to a host, without time passing.
+    pub(super) fn has_events_now(&self) -> bool {
+        let network = self.inner.network.borrow();
+        network.next_event().is_some_and(|at| at <= network.now())
+            || self.inner.hosts.borrow().iter().any(|host| network.has_news(host.id))
     }
 
     fn due_action(&self, now: u64) -> Option<Action> {

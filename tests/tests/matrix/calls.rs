@@ -196,7 +196,8 @@ pub(crate) type OnAnything = (&'static str, fn(&Stage));
 /// Calls on everything else.
 pub(crate) const ON_ANYTHING: &[OnAnything] = &[
     ("Reactor::run", |stage| {
-        if let Some(reactor) = stage.reactor.borrow().as_ref().filter(|_| stage.in_loop()) {
+        if let Some(world) = stage.world.borrow().as_ref().filter(|_| stage.in_loop()) {
+            let reactor = &world.reactor;
             assert!(reactor.run().is_err());
             assert!(reactor.run_until_idle().is_err());
             assert!(reactor.turn(None).is_err());

@@ -1,29 +1,19 @@
 //! The hooks, and how each is made to run.
 
 use std::cell::RefCell;
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
-use socket2::SockRef;
 use twistor::{Deferred, Handle, Port, Protocol, ShutdownPhase, Timeouts, Transport};
+use twistor_tests::Socket;
 
 use crate::stage::{
     BLOCK, Dropper, HOUR, Hook, Kind, Memory, Other, Place, Probe, Stage, Value, Watched, panic_as_planned,
     reach,
 };
 
-fn reset(socket: &RefCell<Option<TcpStream>>) {
-    if let Some(socket) = socket.borrow_mut().take() {
-        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("linger");
-    }
-}
-
-pub(crate) fn peer_of(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(address).expect("a connection");
-    socket.set_nonblocking(true).expect("non-blocking");
-    socket
+fn reset(socket: &RefCell<Option<Socket>>) {
+    socket.take().into_iter().for_each(Socket::reset);
 }
 
 fn listen_with(stage: &Stage, factory: Watched) -> Port {
@@ -49,14 +39,14 @@ const fn at(place: Place, name: &'static str, kind: Kind, trigger: fn(&Stage)) -
 
 pub(crate) const HOOKS: &[Hook] = &[
     hook("connection_made", Kind::Made, |stage| {
-        *stage.peer.borrow_mut() = Some(peer_of(stage.address()));
+        *stage.peer.borrow_mut() = Some(stage.connect(stage.address()));
     }),
     hook("data_received", Kind::Data, |stage| {
-        stage.peer.borrow().as_ref().unwrap().write_all(b"data").unwrap();
+        stage.peer.borrow().as_ref().unwrap().write(b"data").unwrap();
     }),
     hook("data_received, again", Kind::Data, |stage| stage.own().unread(&b"data"[..])),
     hook("eof_received", Kind::Eof, |stage| {
-        stage.peer.borrow().as_ref().unwrap().shutdown(std::net::Shutdown::Write).unwrap();
+        stage.peer.borrow().as_ref().unwrap().finish().unwrap();
     }),
     hook("pause_writing", Kind::Pause, |stage| stage.own().write_bytes(&BLOCK[..])),
     hook("resume_writing", Kind::Resume, |stage| {
@@ -99,7 +89,7 @@ pub(crate) const HOOKS: &[Hook] = &[
     }),
     hook("build_protocol", Kind::Closure, |stage| {
         let port = listen_with(stage, Watched { build: true, ..Watched::new() });
-        *stage.other_peer.borrow_mut() = Some(peer_of(port.local_addr().socket_addr().unwrap()));
+        *stage.other_peer.borrow_mut() = Some(stage.connect(port.local_addr().socket_addr().unwrap()));
     }),
     hook("build_protocol of a connector", Kind::Closure, |stage| {
         let factory = Watched { build: true, ..Watched::new() };

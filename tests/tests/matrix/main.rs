@@ -8,18 +8,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use twistor::{Deferred, Protocol, Reactor, Transport};
+use twistor::{Deferred, Handle, Protocol, Transport};
 use twistor_tests::allocations::{Counting, counts};
 use twistor_tests::process::open_descriptors;
-use twistor_tests::{Driver, contract, in_child};
+use twistor_tests::{Driver, World, contract, in_child};
 
 use calls::{ON_ANYTHING, ON_TRANSPORT};
-use hooks::{HOOKS, peer_of};
+use hooks::HOOKS;
 use stage::{Action, HOUR, Hook, Kind, Place, Probe, STAGE, Stage, VALUES, Value, stage};
 
 mod calls;
@@ -40,13 +40,13 @@ impl Protocol for Echo {
 
 /// Sets a reactor up and has the hook run. Returns what is wrong.
 fn play(driver: Driver, hook: &Hook, action: Action, panics: bool) -> Vec<String> {
-    let reactor = Reactor::builder()
-        .portable_polling(driver == Driver::Portable)
-        .drain_timeout(Duration::from_millis(1))
-        .linger_timeout(Duration::from_millis(20))
-        .slow_hook_threshold(None)
-        .build()
-        .expect("a reactor");
+    let world = World::with(driver, |builder| {
+        builder
+            .drain_timeout(Duration::from_millis(1))
+            .linger_timeout(Duration::from_millis(20))
+            .slow_hook_threshold(None)
+    });
+    let reactor = &world.reactor;
     let endpoint = "tcp:0:interface=127.0.0.1:send_buffer=4096";
     let factory = |_: twistor::Peer| {
         let stage = stage().expect("a stage");
@@ -67,7 +67,8 @@ fn play(driver: Driver, hook: &Hook, action: Action, panics: bool) -> Vec<String
         faults: RefCell::default(),
         lives: RefCell::default(),
         transports: RefCell::default(),
-        handle: (*reactor).clone(),
+        handle: Handle::clone(reactor),
+        machine: world.machine(),
         own: RefCell::default(),
         other: RefCell::default(),
         peer: RefCell::default(),
@@ -80,10 +81,10 @@ fn play(driver: Driver, hook: &Hook, action: Action, panics: bool) -> Vec<String
         })),
         typed_looping: RefCell::default(),
         call: RefCell::new(reactor.call_soon(|_| {})),
-        pending: RefCell::new(Some(Deferred::new(&reactor))),
+        pending: RefCell::new(Some(Deferred::new(reactor))),
         sender: reactor.channel(2, |_, _: Value| {}).expect("a channel"),
         remote: reactor.remote(),
-        reactor: RefCell::new(Some(Rc::new(reactor))),
+        world: RefCell::new(Some(Rc::new(world))),
     });
     STAGE.set(Some(Rc::clone(&stage)));
     if catch_unwind(AssertUnwindSafe(|| scene(&stage, hook))).is_err() {
@@ -91,16 +92,19 @@ fn play(driver: Driver, hook: &Hook, action: Action, panics: bool) -> Vec<String
     }
     STAGE.set(None);
     // What may hold the reactor or a value.
-    drop(stage.reactor.take());
+    let simulation = stage.end();
     stage.pending.take();
+    if simulation.is_some() && stage.machine.open_descriptors() != 0 {
+        stage.fault("simulated descriptors are left");
+    }
     stage.faults.take()
 }
 
 fn scene(stage: &Stage, hook: &Hook) {
-    *stage.other_peer.borrow_mut() = Some(peer_of(stage.address()));
+    *stage.other_peer.borrow_mut() = Some(stage.connect(stage.address()));
     stage.until("the second connection", || stage.other.borrow().is_some());
     if hook.kind != Kind::Made {
-        *stage.peer.borrow_mut() = Some(peer_of(stage.address()));
+        *stage.peer.borrow_mut() = Some(stage.connect(stage.address()));
         stage.until("the first connection", || stage.own.borrow().is_some());
         let (value, looped) = (Value::new(), Value::new());
         let own = stage.own();
@@ -122,15 +126,13 @@ fn scene(stage: &Stage, hook: &Hook) {
         }
         Place::TearDown => {
             (hook.trigger)(stage);
-            let reactor = stage.reactor.take();
-            drop(reactor);
+            let _simulation = stage.end();
             if !stage.reached.get() {
                 stage.fault("the value was not dropped with the reactor");
             }
         }
         Place::Afterwards => {
-            let reactor = stage.reactor.take();
-            drop(reactor);
+            let _simulation = stage.end();
             stage.act();
         }
     }
@@ -141,8 +143,8 @@ fn assert_goes_on(stage: &Stage, panics: u64) {
     stage.turns(3);
     stage.until("the shutdown is over", || !stage.handle.is_stopping());
     let port = stage.handle.listen("tcp:0:interface=127.0.0.1", |_| Echo).expect("a port");
-    let mut guest = peer_of(port.local_addr().socket_addr().expect("an IP port"));
-    guest.write_all(b"ping").expect("a new connection takes data");
+    let guest = stage.connect(port.local_addr().socket_addr().expect("an IP port"));
+    assert_eq!(guest.write(b"ping").expect("a new connection takes data"), 4);
     let (mut answer, mut filled) = ([0; 4], 0);
     stage.until("another connection is served", || {
         match guest.read(&mut answer[filled..]) {

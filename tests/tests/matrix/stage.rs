@@ -2,15 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use twistor::testing::Simulation;
 use twistor::{
-    CallHandle, Deferred, DelayedCall, Eof, Factory, Handle, LoopingCall, OnTimeout, Port, Protocol, Reactor,
-    Reason, Remote, Resolver, Sender, Timeout, Timeouts, Transport, TransportId,
+    CallHandle, Deferred, DelayedCall, Eof, Factory, Handle, LoopingCall, OnTimeout, Port, Protocol, Reason, Remote, Resolver, Sender, Timeout, Timeouts, Transport, TransportId,
 };
+use twistor_tests::{Machine, Socket, World};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,12 +123,13 @@ pub(crate) struct Stage {
     pub(crate) faults: RefCell<Vec<String>>,
     pub(crate) lives: RefCell<HashMap<TransportId, (u32, u32)>>,
     pub(crate) transports: RefCell<Vec<Transport>>,
-    pub(crate) reactor: RefCell<Option<Rc<Reactor>>>,
+    pub(crate) world: RefCell<Option<Rc<World>>>,
     pub(crate) handle: Handle,
+    pub(crate) machine: Machine,
     pub(crate) own: RefCell<Option<Transport>>,
     pub(crate) other: RefCell<Option<Transport>>,
-    pub(crate) peer: RefCell<Option<TcpStream>>,
-    pub(crate) other_peer: RefCell<Option<TcpStream>>,
+    pub(crate) peer: RefCell<Option<Socket>>,
+    pub(crate) other_peer: RefCell<Option<Socket>>,
     pub(crate) port: Port,
     pub(crate) delayed: RefCell<DelayedCall>,
     pub(crate) typed_delayed: RefCell<Option<DelayedCall>>,
@@ -191,28 +193,36 @@ impl Stage {
     }
 
     pub(crate) fn turn(&self) {
-        let reactor = self.reactor.borrow().clone().expect("a reactor");
-        reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
+        let world = self.world.borrow().clone().expect("a reactor");
+        world.turn(Duration::from_millis(1));
     }
 
     /// Turns without waiting.
     pub(crate) fn turns(&self, passes: usize) {
-        let reactor = self.reactor.borrow().clone().expect("a reactor");
-        for _ in 0..passes {
-            reactor.turn(Some(Duration::ZERO)).expect("a turn");
-        }
+        let world = self.world.borrow().clone().expect("a reactor");
+        world.turns(passes);
     }
 
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = self.machine.now() + PATIENCE;
         while !condition() {
-            if Instant::now() > deadline {
+            if self.machine.now() > deadline {
                 self.fault(format!("still waiting: {what}"));
                 return false;
             }
             self.turn();
         }
         true
+    }
+
+    /// Ends the reactor. A simulation goes on while it is held.
+    pub(crate) fn end(&self) -> Option<Simulation> {
+        let world = self.world.take()?;
+        Rc::into_inner(world).expect("nobody else holds the reactor").end()
+    }
+
+    pub(crate) fn connect(&self, address: SocketAddr) -> Socket {
+        self.machine.connect(address).expect("a connection")
     }
 
     /// Whether the call is made inside of `turn`.

@@ -160,6 +160,12 @@ impl SimDriver {
                 }
             };
             network.advance(until);
+            if let Some(other) = network.host_with_news(self.host) {
+                panic!(
+                    "host {other:?} has something to do, but nobody runs its reactor: a reactor that runs by itself \
+                     has to be the only one of its simulation"
+                );
+            }
             drop(network);
             if deadline == Some(until) {
                 self.collect();
@@ -371,6 +377,17 @@ impl SimDriver {
         Ok(sent)
     }
 
+    /// Sends several buffers with one call.
+    fn send_many(&mut self, stream: Token, list: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.socket(stream)?;
+        let room = self.network.borrow().room(socket).max(1);
+        let mut all = Vec::new();
+        for slice in list {
+            all.extend_from_slice(&slice[..slice.len().min(room - all.len())]);
+        }
+        self.send_small(stream, &all)
+    }
+
     pub(super) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
         let mut left = self.budgets.write;
         while left > 0 {
@@ -379,8 +396,8 @@ impl SimDriver {
                 Front::Nothing => return Ok(Sent::All),
                 Front::One(data) => (data.len(), self.send_small(stream, data)),
                 Front::Many(list) => {
-                    let all: Vec<u8> = list.iter().flat_map(|slice| slice.iter().copied()).collect();
-                    (all.len(), self.send_small(stream, &all))
+                    let offered = list.iter().map(|slice| slice.len()).sum();
+                    (offered, self.send_many(stream, list))
                 }
                 Front::File(range) => {
                     let piece = ops::read_piece(range, left).map_err(|error| file_unreadable(&error))?;
@@ -542,6 +559,11 @@ impl SimDriver {
     }
 
     #[cfg(unix)]
+    pub(super) fn watch_descriptor(&mut self, _: Token, _: std::os::fd::OwnedFd) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated host has no descriptors of the kernel's"))
+    }
+
+    #[cfg(unix)]
     pub(super) fn signal_fd(&mut self) -> io::Result<std::os::fd::RawFd> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated host gets no signals"))
     }
@@ -587,8 +609,6 @@ fn is_of_interest(network: &Network, source: &Source) -> bool {
             .listeners
             .get(source.socket)
             .is_some_and(|one| one.watch.reads() && !one.waiting.is_empty()),
-        Kind::Connecting | Kind::Stream => {
-            network.ends.get(source.socket).is_some_and(stream::End::is_of_interest)
-        }
+        Kind::Connecting | Kind::Stream => network.is_of_interest(source.socket),
     }
 }

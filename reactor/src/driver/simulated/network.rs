@@ -5,9 +5,11 @@
 //! decides, but within a stream order is kept.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -37,6 +39,9 @@ pub(super) const SYN_RETRY: Duration = Duration::from_secs(1);
 pub(super) const SYN_RETRIES: u32 = 6;
 /// A stream whose output nobody acknowledges is given up after this time, about as on Linux.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(15 * 60);
+
+/// The ports that a host chooses from, as on Linux.
+const EPHEMERAL_PORTS: Range<u16> = 32_768..61_000;
 
 /// Whom a socket belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +82,8 @@ pub(super) struct Host {
     pub(super) descriptors: usize,
     pub(super) descriptor_limit: usize,
     next_port: u16,
+    /// Sockets on each port.
+    ports: BTreeMap<u16, u32>,
     listeners: Vec<SocketId>,
     /// What its driver should look at.
     pub(super) touched: Vec<Token>,
@@ -140,6 +147,8 @@ pub(super) enum Next {
     Refused(SocketId),
     /// A connecting socket hears that there is no such host.
     NoRoute(SocketId),
+    /// The last SYN of a connecting socket was not answered.
+    Unanswered(SocketId),
     /// A connecting socket hears that it was accepted.
     Established(SocketId),
     /// The first segment that this socket has on its way arrives.
@@ -238,7 +247,8 @@ impl Network {
             clock: Clock { since: 0, shown: 0, rate: MILLION },
             descriptors: 0,
             descriptor_limit: usize::MAX,
-            next_port: 32_768,
+            next_port: EPHEMERAL_PORTS.start,
+            ports: BTreeMap::new(),
             listeners: Vec::new(),
             touched: Vec::new(),
             woken: Arc::new(AtomicBool::new(false)),
@@ -263,6 +273,12 @@ impl Network {
         !host.touched.is_empty() || host.woken.load(std::sync::atomic::Ordering::SeqCst)
     }
 
+    /// The name of a host other than this one whose driver has something to report.
+    pub(super) fn host_with_news(&self, but: HostId) -> Option<&str> {
+        let mut others = (0..self.hosts.len()).map(HostId).filter(|host| *host != but);
+        others.find(|host| self.has_news(*host)).map(|host| &*self.hosts[host.0].name)
+    }
+
     /// When the host's process can run.
     pub(crate) fn runs_from(&self, host: HostId) -> u64 {
         self.hosts[host.0].busy_until
@@ -281,12 +297,13 @@ impl Network {
         let gone: Vec<SocketId> =
             self.ends.iter().filter(|(_, end)| end.host == host).map(|(id, _)| id).collect();
         for id in gone {
-            self.ends.remove(id);
+            self.remove_end(id);
         }
         for listener in std::mem::take(&mut self.hosts[host.0].listeners) {
             self.listeners.remove(listener);
         }
         let host_state = &mut self.hosts[host.0];
+        host_state.ports.clear();
         host_state.descriptors = 0;
         host_state.touched.clear();
         host_state.busy_until = 0;
@@ -405,9 +422,10 @@ impl Network {
     fn happen(&mut self, next: Next) {
         match next {
             Next::Syn(id) => self.syn(id),
-            Next::Refused(id) => self.attempt_fails(id, io::ErrorKind::ConnectionRefused),
+            Next::Refused(id) => self.syn_is_answered(id, false),
             Next::NoRoute(id) => self.attempt_fails(id, io::ErrorKind::HostUnreachable),
-            Next::Established(id) => self.established(id),
+            Next::Unanswered(id) => self.attempt_fails(id, io::ErrorKind::TimedOut),
+            Next::Established(id) => self.syn_is_answered(id, true),
             Next::Arrival(id) => self.arrival(id),
             Next::Transmit(id) => self.transmit(id),
             Next::GiveUp(id) => self.give_up(id),
@@ -530,7 +548,7 @@ impl Network {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         if address.port() == 0 {
-            address.set_port(self.free_port(host));
+            address.set_port(self.free_port(host).ok_or(io::ErrorKind::AddrInUse)?);
         }
         let clashes =
             self.hosts[host.0].listeners.iter().filter_map(|id| self.listeners.get(*id)).any(|one| {
@@ -538,7 +556,9 @@ impl Network {
                     && !(one.reuse_port && reuse_port)
                     && overlap((one.address.ip(), one.v6only), (address.ip(), v6only))
             });
-        if clashes {
+        let has_connections =
+            || self.ends.iter().any(|(_, end)| end.host == host && end.local.port() == address.port());
+        if clashes || (!spec.reuse_address && has_connections()) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let listener = Listener {
@@ -556,29 +576,52 @@ impl Network {
             return Err(out_of_descriptors());
         };
         self.hosts[host.0].listeners.push(id);
+        self.use_port(host, address.port());
         self.add_to_trace(host, "listens", address, None, 0);
         Ok((id, address))
     }
 
-    pub(super) fn free_port(&mut self, host: HostId) -> u16 {
-        loop {
+    pub(super) fn free_port(&mut self, host: HostId) -> Option<u16> {
+        for _ in EPHEMERAL_PORTS {
             let state = &mut self.hosts[host.0];
             let port = state.next_port;
-            state.next_port = if port == 60_999 { 32_768 } else { port + 1 };
+            state.next_port = if port + 1 == EPHEMERAL_PORTS.end { EPHEMERAL_PORTS.start } else { port + 1 };
             if !self.is_taken(host, port) {
-                return port;
+                return Some(port);
             }
         }
+        None
     }
 
     /// Whether a socket of the host has this port.
     pub(super) fn is_taken(&self, host: HostId, port: u16) -> bool {
-        self.hosts[host.0]
-            .listeners
-            .iter()
-            .filter_map(|id| self.listeners.get(*id))
-            .any(|listener| listener.address.port() == port)
-            || self.ends.iter().any(|(_, end)| end.host == host && end.local.port() == port)
+        self.hosts[host.0].ports.contains_key(&port)
+    }
+
+    fn use_port(&mut self, host: HostId, port: u16) {
+        *self.hosts[host.0].ports.entry(port).or_default() += 1;
+    }
+
+    fn give_port_back(&mut self, host: HostId, port: u16) {
+        if let Entry::Occupied(mut sockets) = self.hosts[host.0].ports.entry(port) {
+            *sockets.get_mut() -= 1;
+            if *sockets.get() == 0 {
+                sockets.remove();
+            }
+        }
+    }
+
+    pub(super) fn add_end(&mut self, end: End) -> Option<SocketId> {
+        let (host, port) = (end.host, end.local.port());
+        let id = self.ends.insert(end)?;
+        self.use_port(host, port);
+        Some(id)
+    }
+
+    pub(super) fn remove_end(&mut self, id: SocketId) {
+        if let Some(end) = self.ends.remove(id) {
+            self.give_port_back(end.host, end.local.port());
+        }
     }
 
     /// Who takes connections to this address, if anybody does.
@@ -622,6 +665,7 @@ impl Network {
     pub(super) fn close_listener(&mut self, id: SocketId) {
         let Some(listener) = self.listeners.remove(id) else { return };
         self.hosts[listener.host.0].listeners.retain(|one| *one != id);
+        self.give_port_back(listener.host, listener.address.port());
         if matches!(listener.owner, Owner::Driver(_)) {
             self.give_descriptor_back(listener.host);
         }

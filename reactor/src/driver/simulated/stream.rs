@@ -14,6 +14,7 @@ use super::network::{
 };
 use crate::driver::Interest;
 use crate::driver::options::{KeepAliveSpec, TcpOptions};
+use crate::driver::socket::describe;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
@@ -81,6 +82,8 @@ pub(super) struct End {
     // Keeping alive.
     keep_alive: Option<KeepAliveSpec>,
     last_heard: u64,
+    /// When the kernel's probes have gone unanswered long enough; `None` while they would be answered.
+    found_out_at: Option<u64>,
 }
 
 impl End {
@@ -100,13 +103,18 @@ impl End {
         self.error.is_some()
     }
 
+    /// Whether a reset is on its way: nothing of what got lost is sent again then.
+    fn has_reset(&self) -> bool {
+        matches!(self.segments.back(), Some(Segment { piece: Piece::Reset, .. }))
+    }
+
     fn room(&self) -> usize {
         self.send_buffer.saturating_sub(self.output.len() + self.unacknowledged)
     }
 
     /// Whether it is a matter of the driver's, as it watches now.
-    pub(super) fn is_of_interest(&self) -> bool {
-        (self.watch.reads() && self.is_readable())
+    pub(super) fn is_of_interest(&self, may_read: bool) -> bool {
+        (self.watch.reads() && self.is_readable() && (may_read || self.input.is_empty()))
             || (self.watch.writes() && self.is_writable())
             || (self.watch == Interest::NONE && self.has_failed())
     }
@@ -132,6 +140,17 @@ impl End {
     }
 }
 
+/// Moves as many bytes as there are, or as fit, out of a queue.
+fn take_front(queue: &mut VecDeque<u8>, buffer: &mut [u8]) -> usize {
+    let count = queue.len().min(buffer.len());
+    let (front, back) = queue.as_slices();
+    let of_front = count.min(front.len());
+    buffer[..of_front].copy_from_slice(&front[..of_front]);
+    buffer[of_front..count].copy_from_slice(&back[..count - of_front]);
+    queue.drain(..count);
+    count
+}
+
 /// Sizes of a socket's own buffers, if its endpoint asked for some.
 fn buffer_sizes(options: &TcpOptions, link: &super::link::Link) -> (usize, usize) {
     (options.send_buffer.unwrap_or(link.send_buffer), options.recv_buffer.unwrap_or(link.receive_buffer))
@@ -150,14 +169,16 @@ impl Network {
     ) -> io::Result<SocketId> {
         let ip = match bind {
             Some(bind) if !self.is_local(host, bind.ip()) => {
-                return Err(io::ErrorKind::AddrNotAvailable.into());
+                return Err(describe("bind", bind, &io::ErrorKind::AddrNotAvailable.into()));
             }
             Some(bind) if !bind.ip().is_unspecified() => bind.ip(),
             _ => self.local_address(host, remote.ip()),
         };
         let port = match bind.map_or(0, |bind| bind.port()) {
-            0 => self.free_port(host),
-            port if self.is_taken(host, port) => return Err(io::ErrorKind::AddrInUse.into()),
+            0 => self.free_port(host).ok_or(io::ErrorKind::AddrNotAvailable)?,
+            port if self.is_taken(host, port) => {
+                return Err(describe("bind", SocketAddr::new(ip, port), &io::ErrorKind::AddrInUse.into()));
+            }
             port => port,
         };
         let remote_host = self.host_at(host, remote.ip());
@@ -166,7 +187,7 @@ impl Network {
         end.stage = Stage::Connecting(0);
         end.owner = owner;
         end.watch = Interest::WRITE;
-        let id = self.ends.insert(end).ok_or_else(super::network::out_of_descriptors)?;
+        let id = self.add_end(end).ok_or_else(super::network::out_of_descriptors)?;
         self.add_to_trace(host, "connects", local, Some(remote), 0);
         let now = self.local_now(host);
         match remote_host {
@@ -212,6 +233,7 @@ impl Network {
             error: None,
             keep_alive: options.keep_alive,
             last_heard: self.now,
+            found_out_at: None,
         }
     }
 
@@ -219,12 +241,17 @@ impl Network {
         let Some(end) = self.ends.get(id) else { return };
         let Stage::Connecting(tries) = end.stage else { return };
         let (host, remote_host, local, remote) = (end.host, end.remote_host, end.local, end.remote);
+        let is_answered = self.ends.get(end.other).is_some();
         let unwelcome = self.hosts[remote_host.0].unwelcome;
         let unreachable = self.is_cut(host, remote_host) || self.is_cut(remote_host, host);
         if unreachable || unwelcome == Some(Unwelcome::Ignore) {
             return self.syn_was_lost(id, tries);
         }
         let back = self.delay(remote_host, host);
+        if is_answered {
+            // The answer got lost.
+            return self.schedule(self.now + back, Next::Established(id));
+        }
         let listener = self.listener_for(remote_host, remote).filter(|_| unwelcome.is_none());
         let Some(listener) = listener else {
             return self.schedule(self.now + back, Next::Refused(id));
@@ -237,7 +264,7 @@ impl Network {
         let mut accepted = self.new_end(remote_host, remote, local, host, &options);
         accepted.other = id;
         accepted.owner = Owner::Backlog(listener);
-        let Some(accepted) = self.ends.insert(accepted) else { return };
+        let Some(accepted) = self.add_end(accepted) else { return };
         if let Some(end) = self.ends.get_mut(id) {
             end.other = accepted;
         }
@@ -249,12 +276,26 @@ impl Network {
     }
 
     fn syn_was_lost(&mut self, id: SocketId, tries: u32) {
+        let again = self.now + (nanos(SYN_RETRY) << tries);
         if tries >= SYN_RETRIES {
-            return self.attempt_fails(id, io::ErrorKind::TimedOut);
+            return self.schedule(again, Next::Unanswered(id));
         }
         let Some(end) = self.ends.get_mut(id) else { return };
         end.stage = Stage::Connecting(tries + 1);
-        self.schedule(self.now + (nanos(SYN_RETRY) << tries), Next::Syn(id));
+        self.schedule(again, Next::Syn(id));
+    }
+
+    /// An answer to a SYN arrives: the connection, or a refusal. A cut path swallows it.
+    pub(super) fn syn_is_answered(&mut self, id: SocketId, is_accepted: bool) {
+        let Some(end) = self.ends.get(id) else { return };
+        let Stage::Connecting(tries) = end.stage else { return };
+        if self.is_cut(end.remote_host, end.host) {
+            self.syn_was_lost(id, tries);
+        } else if is_accepted {
+            self.established(id);
+        } else {
+            self.fail(id, io::ErrorKind::ConnectionRefused);
+        }
     }
 
     pub(super) fn established(&mut self, id: SocketId) {
@@ -300,6 +341,11 @@ impl Network {
         Ok(count)
     }
 
+    /// How much [`send`](Self::send) would take.
+    pub(super) fn room(&self, id: SocketId) -> usize {
+        self.ends.get(id).map_or(0, End::room)
+    }
+
     /// Puts on the way what there is room for.
     pub(super) fn transmit(&mut self, id: SocketId) {
         loop {
@@ -319,6 +365,8 @@ impl Network {
             let Some(end) = self.ends.get(id) else { return };
             let window = match self.ends.get(end.other) {
                 Some(other) => other.receive_buffer.saturating_sub(other.input.len() + end.on_the_way),
+                // Whoever has finished and closed still takes our end.
+                None if wants_fin && end.has_ended => usize::MAX,
                 None => return self.reset_comes_back(id),
             };
             if wants_fin {
@@ -333,9 +381,6 @@ impl Network {
             }
             let length = self.piece(host, remote_host, waiting.min(window));
             self.put_on_the_way(id, Piece::Data(length));
-        }
-        if let Some(end) = self.ends.get_mut(id) {
-            end.stalled_since = None;
         }
         self.schedule_arrival(id);
     }
@@ -384,7 +429,8 @@ impl Network {
                 break;
             };
             if self.is_cut(host, remote_host) {
-                return self.stall(id);
+                let gives_up = self.ends.get(id).is_some_and(End::has_reset);
+                return if gives_up { self.remove_end(id) } else { self.stall(id) };
             }
             let Some(end) = self.ends.get_mut(id) else { return };
             end.segments.pop_front();
@@ -400,18 +446,16 @@ impl Network {
 
     fn data_arrives(&mut self, id: SocketId, other: SocketId, length: usize) {
         let Some(end) = self.ends.get_mut(id) else { return };
-        let data: Vec<u8> = end.output.drain(..length).collect();
+        let mut data = vec![0; length];
+        let taken = take_front(&mut end.output, &mut data);
+        debug_assert_eq!(taken, length, "what is on its way stands in the output");
         end.on_the_way -= length;
         let (host, remote_host) = (end.host, end.remote_host);
         let now = self.now;
         match self.ends.get_mut(other) {
             // Whoever closed does not take anything any more.
             None => return self.reset_comes_back(id),
-            Some(receiver) if receiver.owner == Owner::Nobody => {
-                receiver.output.truncate(receiver.on_the_way);
-                self.put_on_the_way(other, Piece::Reset);
-                return self.schedule_arrival(other);
-            }
+            Some(receiver) if receiver.owner == Owner::Nobody => return self.send_reset(other),
             Some(receiver) => {
                 receiver.last_heard = now;
                 receiver.input.extend(&data);
@@ -471,7 +515,7 @@ impl Network {
         };
         self.add_to_trace(host, verb, local, Some(remote), 0);
         if owner == Owner::Nobody {
-            self.ends.remove(id);
+            self.remove_end(id);
         } else {
             self.touch(id);
         }
@@ -506,9 +550,7 @@ impl Network {
         let count = self.piece(remote_host, host, most);
         let Some(end) = self.ends.get_mut(id) else { return Ok(0) };
         let was_full = end.input.len() >= end.receive_buffer;
-        for (place, byte) in buffer.iter_mut().zip(end.input.drain(..count)) {
-            *place = byte;
-        }
+        let count = take_front(&mut end.input, &mut buffer[..count]);
         let (other, local, remote) = (end.other, end.local, end.remote);
         self.add_to_trace(host, "reads", local, Some(remote), count);
         if was_full || self.ends.get(other).is_some_and(|other| other.output.len() > other.on_the_way) {
@@ -573,18 +615,26 @@ impl Network {
         let Some(end) = self.ends.get(id) else { return };
         let (host, local, remote, stage, other) = (end.host, end.local, end.remote, end.stage, end.other);
         self.leave(id);
-        let Some(end) = self.ends.get_mut(id) else { return };
         if stage != Stage::Open || other == SocketId::NOBODY {
             // Nobody has to hear of it, but one who has accepted an attempt that was given up meanwhile.
-            self.ends.remove(id);
+            self.remove_end(id);
             if matches!(stage, Stage::Connecting(_)) {
                 self.fail(other, io::ErrorKind::ConnectionReset);
             }
             return;
         }
+        self.add_to_trace(host, "resets", local, Some(remote), 0);
+        self.send_reset(id);
+    }
+
+    /// Sends a reset behind what is on its way, and nothing more.
+    fn send_reset(&mut self, id: SocketId) {
+        let Some(end) = self.ends.get_mut(id) else { return };
+        if end.has_reset() {
+            return;
+        }
         end.output.truncate(end.on_the_way);
         end.finish = Finish::Sent;
-        self.add_to_trace(host, "resets", local, Some(remote), 0);
         self.put_on_the_way(id, Piece::Reset);
         self.schedule_arrival(id);
     }
@@ -602,7 +652,7 @@ impl Network {
     fn forget_if_done(&mut self, id: SocketId) {
         let Some(end) = self.ends.get(id) else { return };
         if end.owner == Owner::Nobody && end.finish == Finish::Sent && end.segments.is_empty() {
-            self.ends.remove(id);
+            self.remove_end(id);
         }
     }
 
@@ -624,7 +674,7 @@ impl Network {
             let (host, local, remote, owner) = (end.host, end.local, end.remote, end.owner);
             self.add_to_trace(host, "is cut off", local, Some(remote), 0);
             if owner == Owner::Nobody {
-                self.ends.remove(id);
+                self.remove_end(id);
             } else {
                 self.watch_over(id);
             }
@@ -664,10 +714,14 @@ impl Network {
         let ids: Vec<SocketId> = self.ends.iter().map(|(id, _)| id).collect();
         for id in ids {
             let Some(end) = self.ends.get(id) else { continue };
-            let (host, remote_host, stalled) = (end.host, end.remote_host, end.stalled_since);
-            if self.is_cut(host, remote_host) || self.is_cut(remote_host, host) {
+            let (stalled, is_silent) = (end.stalled_since, self.is_silent(end));
+            let goes_through = !self.is_cut(end.host, end.remote_host);
+            if is_silent {
                 self.watch_over(id);
-            } else if let Some(since) = stalled {
+            } else if let Some(end) = self.ends.get_mut(id) {
+                end.found_out_at = None;
+            }
+            if goes_through && let Some(since) = stalled {
                 self.go_on_after_stall(id, since);
             }
         }
@@ -675,11 +729,15 @@ impl Network {
 
     /// The way is free again: what got lost is sent when its turn to be sent again comes.
     fn go_on_after_stall(&mut self, id: SocketId, since: u64) {
+        let Some(end) = self.ends.get(id) else { return };
+        let is_heard = !self.is_cut(end.remote_host, end.host);
         let silent = (self.now - since).clamp(nanos(RETRANSMIT), nanos(Duration::from_secs(120)));
         let again = self.now + self.random.below(silent);
         let Some(end) = self.ends.get_mut(id) else { return };
-        end.stalled_since = None;
-        end.unacknowledged = 0;
+        if is_heard {
+            end.stalled_since = None;
+            end.unacknowledged = 0;
+        }
         end.last_arrival = end.last_arrival.max(again);
         for segment in &mut end.segments {
             segment.arrives = segment.arrives.max(again);
@@ -692,40 +750,59 @@ impl Network {
     pub(super) fn set_keep_alive(&mut self, id: SocketId, spec: Option<KeepAliveSpec>) {
         if let Some(end) = self.ends.get_mut(id) {
             end.keep_alive = spec;
+            end.found_out_at = None;
             self.watch_over(id);
         }
     }
 
+    /// Whether nobody would answer a keep-alive probe, or not with an acknowledgement.
+    fn is_silent(&self, end: &End) -> bool {
+        self.is_cut(end.host, end.remote_host)
+            || self.is_cut(end.remote_host, end.host)
+            || self.ends.get(end.other).is_none()
+    }
+
     /// A silent stream whose kernel probes it finds out by and by.
     fn watch_over(&mut self, id: SocketId) {
+        let now = self.now;
         let Some(end) = self.ends.get(id) else { return };
-        let Some(spec) = end.keep_alive else { return };
-        let probes_from = (end.last_heard + nanos(spec.idle)).max(self.now);
+        let Some(spec) = end.keep_alive.filter(|_| end.found_out_at.is_none() && self.is_silent(end)) else {
+            return;
+        };
+        let Some(end) = self.ends.get_mut(id) else { return };
+        let probes_from = (end.last_heard + nanos(spec.idle)).max(now);
         let at = probes_from + nanos(spec.interval).saturating_mul(u64::from(spec.count));
+        end.found_out_at = Some(at);
         self.schedule(at, Next::Probed(id));
     }
 
     pub(super) fn probed(&mut self, id: SocketId) {
         let Some(end) = self.ends.get(id) else { return };
-        let (host, remote_host, other) = (end.host, end.remote_host, end.other);
-        if end.keep_alive.is_none() || end.stage != Stage::Open {
+        if end.stage != Stage::Open || end.found_out_at.is_none_or(|at| at > self.now) {
             return;
         }
-        if self.is_cut(host, remote_host) || self.is_cut(remote_host, host) {
+        if self.is_cut(end.host, end.remote_host) || self.is_cut(end.remote_host, end.host) {
             self.fail(id, io::ErrorKind::TimedOut);
-        } else if self.ends.get(other).is_none() {
+        } else if self.ends.get(end.other).is_none() {
             self.fail(id, io::ErrorKind::ConnectionReset);
         }
     }
 
     /// Has the socket's driver look at it, if it is a matter of its.
     pub(super) fn touch(&mut self, id: SocketId) {
-        let Some(end) = self.ends.get(id) else { return };
-        if let Owner::Driver(token) = end.owner
-            && end.is_of_interest()
+        if let Some(end) = self.ends.get(id)
+            && let Owner::Driver(token) = end.owner
+            && self.is_of_interest(id)
         {
             self.hosts[end.host.0].touched.push(token);
         }
+    }
+
+    /// Whether there is something to report about the socket now.
+    pub(super) fn is_of_interest(&self, id: SocketId) -> bool {
+        self.ends
+            .get(id)
+            .is_some_and(|end| end.is_of_interest(self.hosts[end.host.0].reads_again <= self.now))
     }
 }
 
