@@ -81,6 +81,7 @@ pub use reactor::connecting::{ConnectError, ConnectErrorKind, Connector};
 pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 #[cfg(unix)]
 pub use reactor::descriptor::DescriptorWatch;
+pub use reactor::events::{Events, Subscription};
 pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;

@@ -169,8 +169,7 @@ impl Middleware {
         if injection.is_none() && tracer.is_none() {
             return below;
         }
-        let injector =
-            injection.map(|faults| Injector { random: Generator::new(faults.seed), faults });
+        let injector = injection.map(|faults| Injector { random: Generator::new(faults.seed), faults });
         Driver::Middleware(Box::new(Self { below, injector, tracer, owes_woken: false }))
     }
 
@@ -265,12 +264,7 @@ impl Middleware {
     }
 
     /// Sends a part of the first buffer; `None` if there is none.
-    fn send_a_little(
-        &mut self,
-        stream: Token,
-        outbox: &mut Outbox,
-        pool: &Pool,
-    ) -> Option<io::Result<Sent>> {
+    fn send_a_little(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> Option<io::Result<Sent>> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let sent = match outbox.front(&mut slices) {
             Front::Nothing | Front::File(_) => return None,

@@ -286,9 +286,7 @@ impl Handle {
     #[cfg(feature = "testing")]
     pub(crate) fn has_calls_ahead(&self) -> bool {
         self.inner().is_some_and(|inner| {
-            inner.has_work()
-                || inner.timers.borrow().referenced() > 0
-                || inner.stage() != Stage::Running
+            inner.has_work() || inner.timers.borrow().referenced() > 0 || inner.stage() != Stage::Running
         })
     }
 

@@ -20,6 +20,7 @@ pub(crate) mod connecting;
 pub(crate) mod deferred;
 #[cfg(unix)]
 pub(crate) mod descriptor;
+pub(crate) mod events;
 pub(crate) mod handle;
 mod hooks;
 mod incoming;

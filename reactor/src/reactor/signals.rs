@@ -273,11 +273,7 @@ mod watching {
         ///
         /// The signal cannot be caught, or there is none of that number; or too many reactors of this process handle
         /// signals.
-        pub fn on_signal(
-            &self,
-            signal: Signal,
-            hook: impl FnMut(&Self) + 'static,
-        ) -> io::Result<SignalHook> {
+        pub fn on_signal(&self, signal: Signal, hook: impl FnMut(&Self) + 'static) -> io::Result<SignalHook> {
             let inner = self.alive()?;
             inner.want_signal(signal.0)?;
             let mut signals = inner.signals.borrow_mut();
