@@ -2,8 +2,9 @@
 """Rewrites the table "line -> tests" in src/contract.md.
 
 A test shows a line of the contract if a comment before its function says so: `// Line 7.`, `// Lines 5 and 17.`. In a
-file whose first line says `line 7:` all tests do that have no such comment. The lines are those that the page numbers. `--check` changes nothing and fails
-if the table is out of date.
+file whose first line says `line 7:` all tests do that have no such comment. The lines are those that the page numbers.
+Tests in a `kernel_contract!` are marked with ‡: they do not run on the simulated driver. `--check` changes nothing and
+fails if the table is out of date.
 """
 
 import re
@@ -21,6 +22,7 @@ MARK = re.compile(r"^\s*// Lines? (\d+(?:(?:, and |, | and )\d+)*)")
 FUNCTION = re.compile(r"^\s*fn (\w+)\(")
 CONTRACT_TEST = re.compile(r"^    fn \w+\(driver\) \{")
 WHOLE_FILE = re.compile(r"^//! .*\bline (\d+):")
+BLOCK = re.compile(r"^(kernel_)?contract! \{")
 NUMBERED = re.compile(r"^(\d+)\. ", re.MULTILINE)
 
 
@@ -28,15 +30,19 @@ def tests_by_line():
     """Line number -> file name -> names of tests, in the order of the files."""
     found = defaultdict(lambda: defaultdict(list))
     for path in sorted(TESTS.glob("*.rs")):
-        lines = []
+        lines, kernel = [], ""
         source = path.read_text(encoding="utf-8")
         whole = [int(number) for number in WHOLE_FILE.findall(source)]
         for text in source.splitlines():
-            if mark := MARK.match(text):
+            if block := BLOCK.match(text):
+                kernel = " ‡" if block.group(1) else ""
+            elif text == "}":
+                kernel = ""
+            elif mark := MARK.match(text):
                 lines = [int(number) for number in re.findall(r"\d+", mark.group(1))]
             elif function := FUNCTION.match(text):
                 for line in lines or (whole if CONTRACT_TEST.match(text) else []):
-                    found[line][path.stem].append(function.group(1))
+                    found[line][path.stem].append(f"`{function.group(1)}`{kernel}")
                 lines = []
     return found
 
@@ -45,7 +51,7 @@ def table(page, found):
     rows = ["| line | tests |", "|---|---|"]
     for line in sorted({int(number) for number in NUMBERED.findall(page)}):
         files = [
-            f"*{name}*: " + ", ".join(f"`{test}`" for test in tests) for name, tests in found.get(line, {}).items()
+            f"*{name}*: " + ", ".join(tests) for name, tests in found.get(line, {}).items()
         ]
         rows.append(f"| {line} | {'<br>'.join(files) or 'none yet'} |")
     return "\n".join(rows)

@@ -94,5 +94,6 @@ pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
-pub use thread::{JobError, ThreadPool};
+pub use sys::thread_pool::ThreadPool;
+pub use thread::JobError;
 pub use try_protocol::{Fallible, TryProtocol};

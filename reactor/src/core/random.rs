@@ -27,6 +27,14 @@ impl Generator {
         Self::new(self.next().rotate_left(32) ^ 0x6a09_e667_f3bc_c909)
     }
 
+    /// A generator for one of many purposes, which differ in these two numbers. What is drawn for one does not change
+    /// what is drawn for another.
+    #[cfg(feature = "testing")]
+    pub(crate) fn for_purpose(seed: u64, one: u64, other: u64) -> Self {
+        let mixed = Self::new(seed ^ one.rotate_left(24)).next();
+        Self::new(mixed ^ other.rotate_left(48))
+    }
+
     /// The next number, of all 64-bit ones.
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -32,7 +32,7 @@ use crate::reactor::stats::Counters;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Watchdog;
-use crate::thread::{PendingJob, ThreadPool};
+use crate::sys::thread_pool::ThreadPool;
 
 /// A closure for the protocol of one connection; false when the protocol has another type by now.
 pub(crate) type TypedCall = Box<dyn FnOnce(&mut dyn Protocol, &Transport) -> bool>;
@@ -90,8 +90,8 @@ pub(crate) struct Inner {
     pub(crate) referenced_ports: Cell<usize>,
     pub(crate) counters: Counters,
     pub(crate) random: RefCell<Generator>,
-    /// Jobs on other threads whose results are awaited.
-    pub(crate) jobs: RefCell<Slots<PendingJob>>,
+    /// Jobs on other threads whose results are awaited: what resolves each, with the type that it has.
+    pub(crate) jobs: RefCell<Slots<Box<dyn Any>>>,
     pub(crate) thread_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,

@@ -1,4 +1,4 @@
-//! Process-wide and per-thread state of the operating system that no safe crate covers: signals.
+//! Process-wide and per-thread state of the operating system: signals, which no safe crate covers, and threads.
 //!
 //! Together with `driver` the only place that talks to the kernel, and the only place with `unsafe` code.
 //! Everything here has a safe interface and undoes what it changed: handlers, masks and registrations end
@@ -11,3 +11,4 @@
 pub(crate) mod signal;
 #[cfg(target_os = "linux")]
 pub(crate) mod sigpipe;
+pub(crate) mod thread_pool;

@@ -180,7 +180,14 @@ impl Fault {
 
     fn senseless(&self, sim: &Simulation) -> Option<String> {
         match &self.kind {
-            Kind::Crash(host) | Kind::Freeze(host) if !sim.is_up(host) => Some(format!("{host} is down")),
+            Kind::Crash(host)
+            | Kind::Freeze(host)
+            | Kind::SlowReader(host, _)
+            | Kind::DescriptorLimit(host, _)
+                if !sim.is_up(host) =>
+            {
+                Some(format!("{host} is down"))
+            }
             Kind::Restart(host) if sim.is_up(host) => Some(format!("{host} is up")),
             Kind::Cut { from, to } if sim.network().borrow().is_link_cut(sim.id(from), sim.id(to)) => {
                 Some("that way is cut already".to_owned())

@@ -114,7 +114,7 @@ struct Inner {
     hosts: RefCell<Vec<Rc<HostState>>>,
     actions: RefCell<BinaryHeap<Reverse<Scheduled>>>,
     number: Cell<u64>,
-    /// For the order in which hosts run, and for random faults.
+    /// For the test itself, and for random faults.
     choices: RefCell<Generator>,
     fault_choices: RefCell<Generator>,
     /// A time, and the turns that were made then.
@@ -538,7 +538,10 @@ impl Simulation {
         let chosen = match count {
             0 => return None,
             1 => 0,
-            several => self.inner.choices.borrow_mut().below(several as u64) as usize,
+            several => {
+                let turn = u64::from(self.inner.turns_at_one_time.get().1);
+                Generator::for_purpose(self.inner.seed, now, turn).below(several as u64) as usize
+            }
         };
         runnable.nth(chosen).map(Rc::clone)
     }

@@ -185,7 +185,7 @@ impl SimDriver {
             source.listed |= counts;
             counts
         });
-        network.random.shuffle(&mut touched);
+        network.hosts[self.host.0].random.shuffle(&mut touched);
         self.ready.extend(touched.drain(..));
         // Gives the list its memory back.
         network.hosts[self.host.0].touched = touched;
@@ -583,7 +583,7 @@ impl SimDriver {
 
     /// Where the reactor's own random numbers start.
     pub(super) fn seed(&self) -> u64 {
-        self.network.borrow_mut().random.next()
+        self.network.borrow_mut().hosts[self.host.0].random.next()
     }
 }
 

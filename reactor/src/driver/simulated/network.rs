@@ -66,6 +66,8 @@ pub(super) struct Listener {
     /// What accepted sockets inherit.
     pub(super) options: TcpOptions,
     pub(super) waiting: VecDeque<SocketId>,
+    /// Connections that are not complete yet; an upper bound.
+    pub(super) handshakes: usize,
     pub(super) owner: Owner,
     pub(super) watch: Interest,
 }
@@ -88,6 +90,9 @@ pub(super) struct Host {
     /// What its driver should look at.
     pub(super) touched: Vec<Token>,
     pub(super) woken: Arc<AtomicBool>,
+    /// For the order in which its driver reports what is ready; its own, so that what happens elsewhere changes
+    /// nothing here.
+    pub(super) random: Generator,
     /// Bytes per second that its process reads, and when it may read again.
     pub(super) read_rate: Option<u64>,
     pub(super) reads_again: u64,
@@ -136,6 +141,8 @@ pub(super) struct Path {
     pub(super) is_cut: bool,
     /// When the last byte that was sent has left.
     pub(super) busy_until: u64,
+    /// Its own, so that what happens elsewhere changes nothing here.
+    pub(super) random: Generator,
 }
 
 /// Something that will happen.
@@ -151,6 +158,8 @@ pub(super) enum Next {
     Unanswered(SocketId),
     /// A connecting socket hears that it was accepted.
     Established(SocketId),
+    /// The side of this socket's listener hears that it is connected.
+    Acknowledged(SocketId),
     /// The first segment that this socket has on its way arrives.
     Arrival(SocketId),
     /// There may be room again for what this socket has to send.
@@ -163,6 +172,27 @@ pub(super) enum Next {
     ResetBack(SocketId),
     /// A host that reads slowly may read again.
     ReadsAgain(HostId),
+}
+
+impl Next {
+    /// A number that tells what happens at one moment apart.
+    fn identity(self) -> u64 {
+        let (kind, key) = match self {
+            Self::Syn(id) => (1, id.key()),
+            Self::Refused(id) => (2, id.key()),
+            Self::NoRoute(id) => (3, id.key()),
+            Self::Unanswered(id) => (4, id.key()),
+            Self::Established(id) => (5, id.key()),
+            Self::Arrival(id) => (6, id.key()),
+            Self::Transmit(id) => (7, id.key()),
+            Self::GiveUp(id) => (8, id.key()),
+            Self::Probed(id) => (9, id.key()),
+            Self::ResetBack(id) => (10, id.key()),
+            Self::ReadsAgain(host) => (11, host.0),
+            Self::Acknowledged(id) => (12, id.key()),
+        };
+        (key as u64) << 4 | kind
+    }
 }
 
 struct Event {
@@ -203,7 +233,7 @@ impl Ord for Event {
 pub(crate) struct Network {
     pub(super) now: u64,
     origin: Instant,
-    pub(super) random: Generator,
+    seed: u64,
     pub(super) hosts: Vec<Host>,
     paths: BTreeMap<(HostId, HostId), Path>,
     usual_link: Link,
@@ -220,7 +250,7 @@ impl Network {
         Self {
             now: 0,
             origin: Instant::now(),
-            random: Generator::new(seed),
+            seed,
             hosts: Vec::new(),
             paths: BTreeMap::new(),
             usual_link: Link::new(),
@@ -252,6 +282,7 @@ impl Network {
             listeners: Vec::new(),
             touched: Vec::new(),
             woken: Arc::new(AtomicBool::new(false)),
+            random: Generator::for_purpose(self.seed, u64::MAX, u64::from(number)),
             read_rate: None,
             reads_again: 0,
             unwelcome: None,
@@ -308,6 +339,7 @@ impl Network {
         host_state.touched.clear();
         host_state.busy_until = 0;
         host_state.read_rate = None;
+        host_state.descriptor_limit = usize::MAX;
         self.reachability_changed();
     }
 
@@ -414,7 +446,7 @@ impl Network {
     }
 
     pub(super) fn schedule(&mut self, at: u64, next: Next) {
-        let tie = self.random.next() as u32;
+        let tie = Generator::for_purpose(self.seed, at, next.identity()).next() as u32;
         self.number += 1;
         self.events.push(Reverse(Event { at: at.max(self.now), tie, number: self.number, next }));
     }
@@ -426,6 +458,7 @@ impl Network {
             Next::NoRoute(id) => self.attempt_fails(id, io::ErrorKind::HostUnreachable),
             Next::Unanswered(id) => self.attempt_fails(id, io::ErrorKind::TimedOut),
             Next::Established(id) => self.syn_is_answered(id, true),
+            Next::Acknowledged(id) => self.acknowledged(id),
             Next::Arrival(id) => self.arrival(id),
             Next::Transmit(id) => self.transmit(id),
             Next::GiveUp(id) => self.give_up(id),
@@ -448,8 +481,13 @@ impl Network {
     }
 
     pub(super) fn path(&mut self, from: HostId, to: HostId) -> &mut Path {
-        let usual = if from == to { Link::instant() } else { self.usual_link.clone() };
-        self.paths.entry((from, to)).or_insert_with(|| Path { link: usual, is_cut: false, busy_until: 0 })
+        let (usual, seed) = (&self.usual_link, self.seed);
+        self.paths.entry((from, to)).or_insert_with(|| Path {
+            link: if from == to { Link::instant() } else { usual.clone() },
+            is_cut: false,
+            busy_until: 0,
+            random: Generator::for_purpose(seed, from.0 as u64, to.0 as u64),
+        })
     }
 
     /// Whether nothing gets from one host to the other.
@@ -478,17 +516,18 @@ impl Network {
 
     /// What is sent now arrives after this time.
     pub(super) fn delay(&mut self, from: HostId, to: HostId) -> u64 {
-        let link = &self.path(from, to).link;
-        let (latency, jitter) = (nanos(link.latency), nanos(link.jitter));
-        latency + if jitter == 0 { 0 } else { self.random.below(jitter + 1) }
+        let path = self.path(from, to);
+        let (latency, jitter) = (nanos(path.link.latency), nanos(path.link.jitter));
+        latency + if jitter == 0 { 0 } else { path.random.below(jitter + 1) }
     }
 
     /// The delay of a segment, with the times that it was lost.
     pub(super) fn delay_with_loss(&mut self, from: HostId, to: HostId) -> u64 {
-        let loss = self.path(from, to).link.loss;
         let mut delay = self.delay(from, to);
+        let path = self.path(from, to);
+        let loss = path.link.loss;
         let mut again = nanos(RETRANSMIT);
-        while self.random.chance(loss) {
+        while path.random.chance(loss) {
             delay = delay.saturating_add(again);
             again = again.saturating_mul(2);
         }
@@ -497,11 +536,12 @@ impl Network {
 
     /// The largest piece of a stream that travels, or is received, at once.
     pub(super) fn piece(&mut self, from: HostId, to: HostId, most: usize) -> usize {
-        match self.path(from, to).link.pieces {
+        let path = self.path(from, to);
+        match path.link.pieces {
             Pieces::Whole => most,
             Pieces::UpTo(limit) => {
                 let limit = limit.min(most).max(1);
-                1 + self.random.below(limit as u64) as usize
+                1 + path.random.below(limit as u64) as usize
             }
             Pieces::Exactly(length) => length.min(most),
         }
@@ -569,6 +609,7 @@ impl Network {
             backlog: spec.backlog.max(1) as usize,
             options: spec.tcp.clone(),
             waiting: VecDeque::new(),
+            handshakes: 0,
             owner,
             watch: Interest::READ,
         };
@@ -645,12 +686,21 @@ impl Network {
         match found.len() {
             0 => None,
             1 => found.first().copied(),
-            several => Some(found[self.random.below(several as u64) as usize]),
+            several => Some(found[self.path(host, host).random.below(several as u64) as usize]),
         }
     }
 
-    pub(super) fn has_room(&self, listener: SocketId) -> bool {
-        self.listeners.get(listener).is_some_and(|one| one.waiting.len() < one.backlog)
+    /// Whether the listener's backlog has room for one more, with those whose handshake is under way.
+    pub(super) fn has_room(&mut self, id: SocketId) -> bool {
+        let Some(listener) = self.listeners.get(id) else { return false };
+        if listener.waiting.len() + listener.handshakes < listener.backlog {
+            return true;
+        }
+        // Some may have been given up by the other side.
+        let handshakes = self.handshakes_of(id);
+        let Some(listener) = self.listeners.get_mut(id) else { return false };
+        listener.handshakes = handshakes;
+        listener.waiting.len() + handshakes < listener.backlog
     }
 
     pub(super) fn take_waiting(&mut self, listener: SocketId) -> Option<SocketId> {

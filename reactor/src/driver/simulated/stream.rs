@@ -59,6 +59,8 @@ pub(super) struct End {
     other: SocketId,
     pub(super) stage: Stage,
     pub(super) owner: Owner,
+    /// Of one that comes from a backlog: whether its handshake is complete.
+    is_acknowledged: bool,
     pub(super) watch: Interest,
     // Output.
     output: VecDeque<u8>,
@@ -217,6 +219,7 @@ impl Network {
             other: SocketId::NOBODY,
             stage: Stage::Open,
             owner: Owner::Nobody,
+            is_acknowledged: false,
             watch: Interest::NONE,
             output: VecDeque::new(),
             on_the_way: 0,
@@ -242,9 +245,11 @@ impl Network {
         let Stage::Connecting(tries) = end.stage else { return };
         let (host, remote_host, local, remote) = (end.host, end.remote_host, end.local, end.remote);
         let is_answered = self.ends.get(end.other).is_some();
+        if self.is_cut(host, remote_host) || self.is_cut(remote_host, host) {
+            return self.syn_was_lost(id, tries);
+        }
         let unwelcome = self.hosts[remote_host.0].unwelcome;
-        let unreachable = self.is_cut(host, remote_host) || self.is_cut(remote_host, host);
-        if unreachable || unwelcome == Some(Unwelcome::Ignore) {
+        if unwelcome == Some(Unwelcome::Ignore) {
             return self.syn_was_lost(id, tries);
         }
         let back = self.delay(remote_host, host);
@@ -269,10 +274,19 @@ impl Network {
             end.other = accepted;
         }
         if let Some(listener) = self.listeners.get_mut(listener) {
-            listener.waiting.push_back(accepted);
+            listener.handshakes += 1;
         }
-        self.touch_listener(listener);
         self.schedule(self.now + back, Next::Established(id));
+    }
+
+    /// How many connections of a listener are not complete yet, and may still become so.
+    pub(super) fn handshakes_of(&self, listener: SocketId) -> usize {
+        let is_one = |end: &End| {
+            end.owner == Owner::Backlog(listener)
+                && !end.is_acknowledged
+                && self.ends.get(end.other).is_some()
+        };
+        self.ends.iter().filter(|(_, end)| is_one(end)).count()
     }
 
     fn syn_was_lost(&mut self, id: SocketId, tries: u32) {
@@ -305,8 +319,36 @@ impl Network {
         }
         end.stage = Stage::Open;
         let (host, local, remote) = (end.host, end.local, end.remote);
+        let (remote_host, other) = (end.remote_host, end.other);
         self.add_to_trace(host, "is connected", local, Some(remote), 0);
         self.touch(id);
+        let forth = self.delay(host, remote_host);
+        self.schedule(self.now + forth, Next::Acknowledged(other));
+    }
+
+    /// The last step of a handshake arrives at the listener's side: the connection can be accepted.
+    pub(super) fn acknowledged(&mut self, id: SocketId) {
+        let Some(end) = self.ends.get(id) else { return };
+        let Owner::Backlog(listener) = end.owner else { return };
+        if end.is_acknowledged {
+            return;
+        }
+        if self.is_cut(end.remote_host, end.host) {
+            // The listener's side goes on answering the SYN until it hears something.
+            return self.schedule(self.now + nanos(SYN_RETRY), Next::Acknowledged(id));
+        }
+        if let Some(end) = self.ends.get_mut(id) {
+            end.is_acknowledged = true;
+        }
+        match self.listeners.get_mut(listener) {
+            Some(listening) => {
+                listening.handshakes = listening.handshakes.saturating_sub(1);
+                listening.waiting.push_back(id);
+                self.touch_listener(listener);
+            }
+            // It was closed meanwhile.
+            None => self.reset(id),
+        }
     }
 
     pub(super) fn attempt_fails(&mut self, id: SocketId, kind: io::ErrorKind) {
@@ -421,8 +463,8 @@ impl Network {
         let Some(end) = self.ends.get_mut(id) else { return };
         end.arrival_is_scheduled = false;
         let (host, remote_host, other) = (end.host, end.remote_host, end.other);
-        // A connection is known to both before anything else arrives.
-        self.established(other);
+        // Whatever arrives shows that the other side has heard the answer to its SYN.
+        self.acknowledged(other);
         loop {
             let Some(end) = self.ends.get_mut(id) else { return };
             let Some(first) = end.segments.front().filter(|first| first.arrives <= self.now).copied() else {
@@ -506,6 +548,10 @@ impl Network {
         end.segments.clear();
         (end.on_the_way, end.unacknowledged) = (0, 0);
         let (host, local, remote, owner) = (end.host, end.local, end.remote, end.owner);
+        if matches!(owner, Owner::Backlog(_)) && !end.is_acknowledged {
+            // Nobody has seen it.
+            return self.remove_end(id);
+        }
         let verb = match kind {
             io::ErrorKind::ConnectionRefused => "is refused",
             io::ErrorKind::ConnectionReset => "is reset",
@@ -732,7 +778,8 @@ impl Network {
         let Some(end) = self.ends.get(id) else { return };
         let is_heard = !self.is_cut(end.remote_host, end.host);
         let silent = (self.now - since).clamp(nanos(RETRANSMIT), nanos(Duration::from_secs(120)));
-        let again = self.now + self.random.below(silent);
+        let (host, remote_host) = (end.host, end.remote_host);
+        let again = self.now + self.path(host, remote_host).random.below(silent);
         let Some(end) = self.ends.get_mut(id) else { return };
         if is_heard {
             end.stalled_since = None;

@@ -16,10 +16,10 @@ const QUEUE_LIMIT: usize = 1024;
 const USUAL_SIZE: (usize, usize) = (4, 32);
 
 /// Names one job of a pool.
-pub(super) type JobId = u64;
+pub(crate) type JobId = u64;
 
 /// Work for another thread. It sees to its own result, and to its own panics.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads for what would hold the loop: computing, and calls that block.
 ///
@@ -72,7 +72,7 @@ struct State {
 
 /// Why a job was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum NotTaken {
+pub(crate) enum NotTaken {
     Full,
     Closed,
     /// No thread could be started, and there is none.
@@ -107,7 +107,7 @@ impl ThreadPool {
     }
 
     /// As many threads as the machine has processors, within reason.
-    pub(super) fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         let processors = thread::available_parallelism().map_or(USUAL_SIZE.0, NonZero::get);
         Self::new(processors.clamp(USUAL_SIZE.0, USUAL_SIZE.1))
     }
@@ -130,7 +130,7 @@ impl ThreadPool {
         self.owner.shared.lock().jobs.len()
     }
 
-    pub(super) fn push(&self, job: Job) -> Result<JobId, NotTaken> {
+    pub(crate) fn push(&self, job: Job) -> Result<JobId, NotTaken> {
         let shared = &self.owner.shared;
         let mut state = shared.lock();
         if state.is_closed {
@@ -166,7 +166,7 @@ impl ThreadPool {
     }
 
     /// Takes back a job that has not begun.
-    pub(super) fn take_back(&self, id: JobId) -> Option<Job> {
+    pub(crate) fn take_back(&self, id: JobId) -> Option<Job> {
         let mut state = self.owner.shared.lock();
         let place = state.jobs.iter().position(|(waiting, _)| *waiting == id)?;
         state.jobs.remove(place).map(|(_, job)| job)

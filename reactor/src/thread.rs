@@ -1,6 +1,5 @@
 //! Work on other threads whose result comes home: [`Handle::defer_to_thread`], [`ThreadPool::defer`].
 
-use std::any::Any;
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
@@ -12,11 +11,7 @@ use crate::core::slots::Token;
 use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
-
-mod pool;
-
-use pool::NotTaken;
-pub use pool::ThreadPool;
+use crate::sys::thread_pool::{NotTaken, ThreadPool};
 
 /// Why a job for another thread brought no result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -160,6 +155,3 @@ impl Inner {
         })
     }
 }
-
-/// What a job resolves: a `Resolver<T, JobError>`, whatever `T` is.
-pub(crate) type PendingJob = Box<dyn Any>;
