@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use twistor::{Connection, Reactor, Reason, Timeouts};
+use twistor::{Connection, Handle, Port, Reactor, Reason, Timeouts};
 use twistor_examples::{Failure, arguments, init_logging};
 use twistor_protocols::{LineProtocol, LineReceiver, Lines};
 
@@ -41,6 +41,13 @@ impl Room {
         println!("chat: {text}");
         for name in self.0.borrow().keys() {
             self.tell(name, text);
+        }
+    }
+
+    /// Shows somebody out, who first hears what it was told before: posts are called in their order.
+    fn close(&self, name: &str) {
+        if let Some(member) = self.0.borrow().get(name) {
+            member.post(|_, transport| transport.lose_connection());
         }
     }
 
@@ -73,30 +80,27 @@ impl Member {
         self.name = Some(name.to_owned());
     }
 
-    fn say(&mut self, io: &Lines, name: &str, line: &str) {
+    /// Answers are posted like all the rest: a member hears everything in the order in which it happened.
+    fn say(&self, name: &str, line: &str) {
         let mut words = line.splitn(3, ' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some("/who"), None, None) => io.send_line(self.room.who()),
+        let answer = match (words.next(), words.next(), words.next()) {
+            (Some("/who"), None, None) => self.room.who(),
             (Some("/msg"), Some(to), Some(text)) => {
                 let told = self.room.tell(to, &format!("[{name}] {text}"));
-                io.send_line(format!("* {to} {}", if told { "was told" } else { "is not here" }));
+                format!("* {to} {}", if told { "was told" } else { "is not here" })
             }
-            (Some("/kick"), Some(whom), None) => self.kick(io, name, whom),
-            (Some("/quit"), None, None) => io.lose_connection(),
+            (Some("/kick"), Some(whom), None) if self.room.0.borrow().contains_key(whom) => {
+                self.room.tell_all(&format!("* {name} kicked {whom}"));
+                return self.room.close(whom);
+            }
+            (Some("/kick"), Some(whom), None) => format!("* {whom} is not here"),
+            (Some("/quit"), None, None) => return self.room.close(name),
             (Some(command), ..) if command.starts_with('/') => {
-                io.send_line("* there are /who, /msg NAME TEXT, /kick NAME and /quit");
+                "* there are /who, /msg NAME TEXT, /kick NAME and /quit".to_owned()
             }
-            _ => self.room.tell_all(&format!("<{name}> {line}")),
-        }
-    }
-
-    fn kick(&mut self, io: &Lines, by: &str, whom: &str) {
-        let Some(victim) = self.room.0.borrow().get(whom).cloned() else {
-            return io.send_line(format!("* {whom} is not here"));
+            _ => return self.room.tell_all(&format!("<{name}> {line}")),
         };
-        self.room.tell_all(&format!("* {by} kicked {whom}"));
-        // Posts are called in their order: the victim hears of it first.
-        victim.post(|_, transport| transport.lose_connection());
+        self.room.tell(name, &answer);
     }
 }
 
@@ -110,7 +114,7 @@ impl LineReceiver for Member {
         let line = String::from_utf8_lossy(line);
         match self.name.clone() {
             None => self.join(io, line.trim()),
-            Some(name) => self.say(io, &name, line.trim()),
+            Some(name) => self.say(&name, line.trim()),
         }
     }
 
@@ -135,14 +139,18 @@ impl LineReceiver for Member {
     }
 }
 
+/// Opens a room for everybody who connects to the endpoint.
+pub(crate) fn serve(reactor: &Handle, endpoint: &str) -> std::io::Result<Port> {
+    let room = Room::default();
+    let member = move |_| LineProtocol::new(Member { room: room.clone(), name: None, skipped: None });
+    reactor.listen(endpoint, member)
+}
+
 fn main() -> Result<(), Failure> {
     let [endpoint] = arguments("chat", "A chat of lines.", [("ENDPOINT", Some("tcp:8000"))]);
     init_logging();
-
     let reactor = Reactor::new()?;
-    let room = Room::default();
-    let member = move |_| LineProtocol::new(Member { room: room.clone(), name: None, skipped: None });
-    let port = reactor.listen(endpoint, member)?;
+    let port = serve(&reactor, &endpoint)?;
     println!("chat: listening on {}", port.local_addr());
     Ok(reactor.run()?)
 }

@@ -7,7 +7,7 @@
 //!
 //! Ctrl-C or SIGTERM stops it cleanly, and it says what it served.
 
-use twistor::{Protocol, Reactor, Transport};
+use twistor::{Handle, Port, Protocol, Reactor, Transport};
 use twistor_examples::{Failure, arguments, init_logging};
 
 struct Echo;
@@ -18,12 +18,17 @@ impl Protocol for Echo {
     }
 }
 
+/// Echoes to everybody who connects to the endpoint.
+pub(crate) fn serve(reactor: &Handle, endpoint: &str) -> std::io::Result<Port> {
+    reactor.listen(endpoint, |_| Echo)
+}
+
 fn main() -> Result<(), Failure> {
     let [endpoint] = arguments("echo_server", "An echo server.", [("ENDPOINT", Some("tcp:8000"))]);
     init_logging();
 
     let reactor = Reactor::new()?;
-    let port = reactor.listen(endpoint, |_| Echo)?;
+    let port = serve(&reactor, &endpoint)?;
     println!("echo_server: listening on {}", port.local_addr());
     reactor.run()?;
     println!("echo_server: {}", reactor.stats());

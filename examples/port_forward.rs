@@ -10,7 +10,7 @@
 use std::process::exit;
 
 use twistor::endpoint::{ConnectEndpoint, IntoConnectEndpoint};
-use twistor::{Canceller, Protocol, Reactor, Reason, Transport};
+use twistor::{Canceller, Handle, Port, Protocol, Reactor, Reason, Transport};
 use twistor_examples::{Failure, arguments, init_logging};
 
 /// The side that connected to us.
@@ -79,6 +79,11 @@ fn relay(direction: &'static str, from: &Transport, to: &Transport) {
     });
 }
 
+/// Forwards everybody who connects to the endpoint to the target.
+pub(crate) fn serve(reactor: &Handle, endpoint: &str, target: ConnectEndpoint) -> std::io::Result<Port> {
+    reactor.listen(endpoint, move |_| Client { target: target.clone(), attempt: None })
+}
+
 fn main() -> Result<(), Failure> {
     let [listen, target] = arguments(
         "port_forward",
@@ -93,7 +98,7 @@ fn main() -> Result<(), Failure> {
     });
 
     let reactor = Reactor::new()?;
-    let port = reactor.listen(listen, move |_| Client { target: target.clone(), attempt: None })?;
+    let port = serve(&reactor, &listen, target)?;
     println!("port_forward: listening on {}", port.local_addr());
     Ok(reactor.run()?)
 }

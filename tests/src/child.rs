@@ -42,6 +42,7 @@ pub fn in_child(module: &str, driver: Driver, body: impl FnOnce()) {
     let output = Command::new(std::env::current_exe().expect("the test program"))
         .args([&*format!("{test}::{}", driver.name()), "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
+        .env("TWISTOR_SEEDS", crate::this_seed())
         .stdin(Stdio::null())
         .output()
         .expect("the test program starts");

@@ -136,6 +136,12 @@ pub fn with_seeds(test: impl Fn()) {
     }
 }
 
+/// The seed of this thread, as `TWISTOR_SEEDS` takes it.
+fn this_seed() -> String {
+    let seed = SEED.get();
+    format!("{seed}..{}", seed + 1)
+}
+
 /// From what everything random in the simulated worlds of this thread follows.
 pub fn set_seed(seed: u64) {
     SEED.set(seed);

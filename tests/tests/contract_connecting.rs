@@ -203,7 +203,7 @@ contract! {
         assert_eq!(std::io::Error::from(error).kind(), ErrorKind::HostUnreachable);
     }
 
-    // Lines 50 and 51. ‡
+    // Lines 50 and 51.
     fn a_time_out_names_the_address_and_the_cause_and_is_never_early(driver) {
         let world = World::new(driver);
         let silent = world.machine().silent();
@@ -218,7 +218,7 @@ contract! {
         assert_eq!((world.reactor.stats().connections, world.reactor.stats().timers), (0, 0));
     }
 
-    // Line 51. ‡
+    // Line 51.
     fn an_attempt_has_thirty_seconds_unless_told_otherwise(driver) {
         let world = World::new(driver);
         let silent = world.machine().silent();
@@ -257,7 +257,7 @@ contract! {
         assert_eq!(std::io::Error::from(error).kind(), ErrorKind::InvalidInput);
     }
 
-    // Line 51. ‡
+    // Line 51.
     fn a_cancelled_attempt_ends_and_calls_nothing(driver) {
         let world = World::new(driver);
         let silent = world.machine().silent();
@@ -323,7 +323,7 @@ contract! {
         assert_eq!(world.reactor.stats().connected, 3);
     }
 
-    // Line 50, and decision 10: every queue has a limit. ‡
+    // Line 50, and decision 10: every queue has a limit.
     fn no_more_attempts_are_under_way_than_the_limit_allows(driver) {
         let world = World::with(driver, |builder| builder.pending_connects(2));
         let silent = world.machine().silent();
@@ -416,7 +416,7 @@ contract! {
         assert_eq!(log.events(), [Event::Made, Event::Lost("aborted".into())]);
     }
 
-    // Line 50. ‡
+    // Line 50.
     fn connecting_to_oneself_is_a_refusal(driver) {
         let world = World::new(driver);
         // The number is free again when the listener that chose it is closed.
@@ -444,7 +444,7 @@ contract! {
         assert_eq!(log.lost().as_deref(), Some("closed"));
     }
 
-    // Lines 51 and 9. ‡
+    // Lines 51 and 9.
     fn an_attempt_under_way_goes_down_with_its_reactor(driver) {
         let world = World::new(driver);
         let silent = world.machine().silent();
@@ -460,7 +460,7 @@ contract! {
         let _ = attempt.cancel();
     }
 
-    // Lines 51 and 7. ‡
+    // Lines 51 and 7.
     fn a_reactor_that_stops_does_not_wait_for_attempts(driver) {
         let world = World::new(driver);
         let silent = world.machine().silent();

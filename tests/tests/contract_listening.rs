@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use twistor::endpoint::{KeepAlive, TcpListen};
 use twistor::{Address, Peer as Built, Port, Protocol, SharedFactory, Transport};
-use twistor_tests::{Ending, Event, Log, PATIENCE, Peer, Script, World, contract, kernel_contract, in_child, process};
+use twistor_tests::{
+    Ending, Event, Log, PATIENCE, Peer, Script, World, contract, in_child, kernel_contract, process,
+};
 
 struct Echo;
 
@@ -212,7 +214,7 @@ contract! {
         }
     }
 
-    // Line 44. ‡
+    // Line 44.
     fn a_port_can_be_had_again_while_its_old_connections_live_unless_told_not_to(driver) {
         let world = World::new(driver);
         let port = world.listen(|_| Echo);

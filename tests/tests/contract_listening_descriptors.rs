@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use twistor::{Port, Protocol, Transport};
 use twistor_tests::process::processor_time;
-use twistor_tests::{Peer, Socket, World, contract, kernel_contract, in_child};
+use twistor_tests::{Peer, Socket, World, contract, in_child, kernel_contract};
 
 /// One accept budget.
 const BUDGET: u64 = 64;
@@ -51,9 +51,8 @@ fn until_exhausted_again(world: &World) {
 
 /// How many of these have been told that it is over.
 fn ended(peers: &[Socket]) -> u64 {
-    let is_over = |peer: &Socket| {
-        !matches!(peer.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
-    };
+    let is_over =
+        |peer: &Socket| !matches!(peer.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
     peers.iter().filter(|peer| is_over(peer)).count() as u64
 }
 

@@ -8,7 +8,7 @@ use twistor::{
     ConnectErrorKind, Deferred, Handle, LoopingCall, Port, Protocol, Reason, SendError, ShutdownPhase,
     Transport,
 };
-use twistor_tests::{Event, Log, Script, World, contract, kernel_contract, in_child};
+use twistor_tests::{Event, Log, Script, World, contract, in_child, kernel_contract};
 
 fn count(directory: &str) -> usize {
     std::fs::read_dir(directory).expect("the system tells of the process").count()

@@ -196,12 +196,13 @@ kernel_contract! {
     fn threads_are_joined_at_the_end(driver) {
         in_child(module_path!(), driver, || {
             let before = process::threads();
-            let finished = Arc::new(AtomicUsize::new(0));
+            let (begun, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             let pool = ThreadPool::new(2);
             let world = World::new(driver);
             for n in 0..4 {
-                let finished = Arc::clone(&finished);
+                let (begun, finished) = (Arc::clone(&begun), Arc::clone(&finished));
                 let job = move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
                     thread::sleep(Duration::from_millis(20));
                     finished.fetch_add(1, Ordering::SeqCst);
                 };
@@ -211,9 +212,10 @@ kernel_contract! {
                     pool.defer(&world.reactor, job).on_done(|_, _| {});
                 }
             }
-            while process::threads() < before + 4 {
+            while begun.load(Ordering::SeqCst) < 4 {
                 thread::yield_now();
             }
+            assert_eq!(process::threads(), before + 4);
             drop(world);
             drop(pool);
             assert_eq!(process::threads(), before);

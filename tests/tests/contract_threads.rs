@@ -20,6 +20,7 @@ contract! {
         let heard = Rc::clone(&order);
         let sender = world.reactor.channel(1000, move |_, n: u32| heard.borrow_mut().push(n)).expect("a channel");
         thread_local!(static CALLED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+        CALLED.with_borrow_mut(Vec::clear);
         thread::spawn(move || {
             for n in 0..500 {
                 if n % 2 == 0 {

@@ -18,8 +18,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use twistor::testing::{Link, Pieces};
 use twistor::{
-    DelayedCall, Eof, Handle, LoopingCall, OnTimeout, Peer, Port, Protocol, Reason, Timeout,
-    Timeouts, Transport,
+    DelayedCall, Eof, Handle, LoopingCall, OnTimeout, Peer, Port, Protocol, Reason, Timeout, Timeouts,
+    Transport,
 };
 use twistor_tests::process::open_descriptors;
 use twistor_tests::{Driver, Event, HOST, Log, Machine, Script, Socket, World, contract, in_child, set_seed};

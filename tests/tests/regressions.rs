@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, PanicPolicy, Protocol, ShutdownPhase, Timeouts, Transport};
-use twistor_tests::{Buffers, Event, Log, Script, World, becomes_readable, contract, kernel_contract, in_child};
+use twistor_tests::{
+    Buffers, Event, Log, Script, World, becomes_readable, contract, in_child, kernel_contract,
+};
 
 /// Runs a closure when dropped.
 struct OnDrop(Option<Box<dyn FnOnce()>>);

@@ -403,12 +403,14 @@ fn a_backlog_that_is_full_of_itself_ignores_the_next() {
     for _ in 0..2 {
         net.connect(&net.b, &net.a, 80);
     }
+    net.sim.run_for(millis(10));
     let timeout = TcpConnect::new(net.a.address(80)).timeout(secs(10));
     assert_eq!(net.failure(&net.b, timeout).0, ConnectErrorKind::TimedOut);
     assert!(net.sim.trace().contains("has a full backlog"));
     port.resume_accepting();
     net.sim.run_for(secs(1));
     net.connect(&net.b, &net.a, 80);
+    net.sim.run_for(millis(10));
     assert_eq!(net.a.reactor().stats().accepted, 3);
 }
 
@@ -438,6 +440,16 @@ fn a_host_without_descriptors_cannot_connect() {
     net.exchange(&client, b"undisturbed");
     net.sim.run_for(secs(5));
     net.exchange(&net.connect(&net.b, &net.a, ECHO), b"welcome");
+}
+
+#[test]
+fn a_limit_of_descriptors_ends_with_the_process_that_had_it() {
+    let net = Network::new();
+    net.sim.inject(Fault::descriptor_limit("a", 0).lasting(secs(60)));
+    net.sim.inject(Fault::slow_reader("a", 1).lasting(secs(60)));
+    net.sim.inject(Fault::crash("a").lasting(secs(1)));
+    net.sim.run_for(secs(2));
+    assert!(net.exchange(&net.connect(&net.b, &net.a, ECHO), b"hello") < millis(10));
 }
 
 #[test]

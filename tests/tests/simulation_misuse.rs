@@ -138,7 +138,7 @@ fn a_deadlock_tells_who_waits_until_it_can_send() {
     let net = Network::new();
     let listener = net.a.listen_raw(net.a.address(80), 5).expect("a listener");
     let client = net.connect(&net.b, &net.a, 80);
-    let _far = listener.accept().expect("a stream");
+    let _far = accept(&net.sim, &listener);
     client.write(&pattern(1_000_000));
     assert_panics(
         || net.sim.run_until("all is read", || false),
@@ -199,6 +199,8 @@ fn a_crash_needs_a_host_that_is_up_and_a_restart_one_that_is_down() {
     assert_panics(|| sim.inject(Fault::restart("a")), &["restart of a makes no sense at t=1s: a is up"]);
     sim.inject(Fault::crash("a"));
     assert_panics(|| sim.inject(Fault::crash("a")), &["crash of a makes no sense at t=1s: a is down"]);
+    assert_panics(|| sim.inject(Fault::slow_reader("a", 1)), &["a reads 1 B/s makes no sense", "a is down"]);
+    assert_panics(|| sim.inject(Fault::descriptor_limit("a", 1)), &["makes no sense", "a is down"]);
     assert_panics(|| sim.inject(Fault::freeze("a")), &["freeze of a, for 1s makes no sense", "a is down"]);
 }
 

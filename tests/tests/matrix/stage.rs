@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use twistor::testing::Simulation;
 use twistor::{
-    CallHandle, Deferred, DelayedCall, Eof, Factory, Handle, LoopingCall, OnTimeout, Port, Protocol, Reason, Remote, Resolver, Sender, Timeout, Timeouts, Transport, TransportId,
+    CallHandle, Deferred, DelayedCall, Eof, Factory, Handle, LoopingCall, OnTimeout, Port, Protocol, Reason,
+    Remote, Resolver, Sender, Timeout, Timeouts, Transport, TransportId,
 };
 use twistor_tests::{Machine, Socket, World};
 

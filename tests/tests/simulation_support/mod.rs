@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::endpoint::{IntoConnectEndpoint, TcpConnect};
-use twistor::testing::{AccumulatingProtocol, Host, RecordedLog, RecordingFactory, Simulation};
+use twistor::testing::{
+    AccumulatingProtocol, Host, RawListener, RawStream, RecordedLog, RecordingFactory, Simulation,
+};
 use twistor::{ConnectError, ConnectErrorKind, Connection, Handle, Protocol, Transport};
 
 /// The port on which each host echoes.
@@ -130,6 +132,16 @@ impl Network {
 fn serve(reactor: &Handle, discard: &RecordingFactory) {
     reactor.listen(format!("tcp:{ECHO}"), |_| Echo).expect("a port");
     reactor.listen(format!("tcp:{DISCARD}"), discard.clone()).expect("a port");
+}
+
+/// Waits until the listener has a stream.
+pub(crate) fn accept(sim: &Simulation, listener: &RawListener) -> RawStream {
+    let accepted = RefCell::new(None);
+    sim.run_until("there is somebody to accept", || {
+        *accepted.borrow_mut() = listener.accept();
+        accepted.borrow().is_some()
+    });
+    accepted.take().expect("it was accepted")
 }
 
 /// An endpoint that waits longer than the kernel does.
