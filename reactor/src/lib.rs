@@ -77,7 +77,8 @@ pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, Shared
 pub use reactor::Reactor;
 pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
-pub use reactor::connecting::{ConnectError, ConnectErrorKind, Connector};
+pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
+pub use reactor::connecting::Connector;
 pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 #[cfg(unix)]
 pub use reactor::descriptor::DescriptorWatch;

@@ -463,9 +463,9 @@ fn every_descriptor_comes_back() {
             let client = net.connect(&net.b, &net.a, ECHO);
             net.exchange(&client, b"hello");
             if aborts {
-                client.connection.abort_connection()
+                client.connection.abort_connection();
             } else {
-                client.connection.lose_connection()
+                client.connection.lose_connection();
             }
             net.sim.run_for(millis(10));
         }

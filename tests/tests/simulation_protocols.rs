@@ -95,8 +95,8 @@ impl Clerk {
         LineProtocol::with_codec(LineCodec::new().max_length(20), Self { told, missing: 0 })
     }
 
-    fn note(&self, text: impl ToString) {
-        self.told.borrow_mut().push(text.to_string());
+    fn note(&self, text: impl Into<String>) {
+        self.told.borrow_mut().push(text.into());
     }
 }
 
@@ -142,7 +142,7 @@ impl LineReceiver for Clerk {
     }
 
     fn connection_lost(&mut self, _: &Lines, reason: &Reason) {
-        self.note(reason);
+        self.note(reason.to_string());
     }
 }
 

@@ -49,17 +49,17 @@ impl Protocol for Chatter {
         let peer = transport.peer_addr();
         let reactor = transport.reactor();
         let pause = reactor.random().duration(millis(10)..millis(500));
-        reactor.call_later(pause, move |reactor| chat_with(reactor, peer.to_string()));
+        reactor.call_later(pause, move |reactor| chat_with(reactor, &peer.to_string()));
     }
 }
 
-fn chat_with(reactor: &Handle, peer: String) {
-    let again = peer.clone();
+fn chat_with(reactor: &Handle, peer: &str) {
+    let again = peer.to_owned();
     reactor.connect_protocol(format!("tcp:{peer}:timeout=2"), Chatter { awaited: 0 }).on_done(
         move |reactor, outcome| {
             if outcome.is_err() {
                 let pause = reactor.random().duration(millis(100)..secs(1));
-                reactor.call_later(pause, move |reactor| chat_with(reactor, again));
+                reactor.call_later(pause, move |reactor| chat_with(reactor, &again));
             }
         },
     );
@@ -73,7 +73,7 @@ fn busy(sim: &Simulation) {
         sim.host(name, move |reactor| {
             reactor.listen("tcp:7", |_| Echo).expect("a port");
             for other in (0..names.len()).filter(|other| *other != own) {
-                chat_with(reactor, format!("10.0.0.{}:7", other + 1));
+                chat_with(reactor, &format!("10.0.0.{}:7", other + 1));
             }
         });
     }

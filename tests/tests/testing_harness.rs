@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::testing::{
-    AccumulatingProtocol, Clock, Ending, Fault, Link, Pair, Pieces, ProtocolTest, RecordingFactory,
-    Simulation,
+    AccumulatingProtocol, Clock, Ending, Fault, Link, Pair, Pieces, ProtocolTest, RecordedLog,
+    RecordingFactory, Simulation,
 };
 use twistor::{Deferred, Eof, Handle, OnTimeout, Protocol, Reactor, Reason, Timeout, Timeouts, Transport};
 
@@ -17,8 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Notes(Rc<RefCell<Vec<String>>>);
 
 impl Notes {
-    fn add(&self, text: impl ToString) {
-        self.0.borrow_mut().push(text.to_string());
+    fn add(&self, text: impl Into<String>) {
+        self.0.borrow_mut().push(text.into());
     }
 
     fn take(&self) -> Vec<String> {
@@ -112,7 +112,7 @@ fn a_cancelled_timer_does_not_ring_and_a_moved_one_rings_then() {
     let timers: Vec<_> = (1..=3)
         .map(|number| {
             let notes = notes.clone();
-            clock.call_later(number * SECOND, move |_| notes.add(number))
+            clock.call_later(number * SECOND, move |_| notes.add(number.to_string()))
         })
         .collect();
     assert!(timers[0].cancel());
@@ -172,7 +172,7 @@ fn a_looping_call_waits_for_the_deferred_that_it_returns() {
 fn a_reactor_that_stops_inside_an_advance_lets_time_stand_still() {
     let (clock, notes) = (Clock::new(), Notes::default());
     let note = notes.clone();
-    clock.call_later(SECOND, |reactor| reactor.stop());
+    clock.call_later(SECOND, Handle::stop);
     clock.call_later(2 * SECOND, move |_| note.add("after the stop"));
     clock.advance(10 * SECOND);
     assert!(notes.take().is_empty());
@@ -303,7 +303,7 @@ impl Protocol for Ends {
     }
 
     fn connection_lost(&mut self, _: &Transport, reason: &Reason) {
-        self.notes.add(reason);
+        self.notes.add(reason.to_string());
     }
 }
 
@@ -552,7 +552,7 @@ fn an_accumulating_protocol_records_everything() {
     let (protocol, log) = AccumulatingProtocol::new();
     assert!(log.transport().is_none());
     let mut test = ProtocolTest::new(protocol);
-    assert_eq!(log.transport().as_ref().map(|transport| transport.id()), Some(test.transport().id()));
+    assert_eq!(log.transport().as_ref().map(Transport::id), Some(test.transport().id()));
     test.feed(b"ab");
     test.feed(b"c");
     assert_eq!((log.data(), log.chunks()), (b"abc".to_vec(), vec![2, 1]));
@@ -576,7 +576,7 @@ fn a_recording_factory_remembers_whom_it_served() {
         connections.push(stream);
     }
     sim.run_for(SECOND);
-    let logs: Vec<Vec<u8>> = factory.logs().iter().map(|log| log.data()).collect();
+    let logs: Vec<Vec<u8>> = factory.logs().iter().map(RecordedLog::data).collect();
     assert_eq!(logs, [b"one", b"two"]);
     let peers: Vec<_> = factory.peers().iter().map(|peer| peer.address.socket_addr()).collect();
     assert_eq!(peers, connections.iter().map(|stream| Some(stream.local_addr())).collect::<Vec<_>>());

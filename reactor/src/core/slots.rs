@@ -69,11 +69,12 @@ const NO_SLOT: u32 = u32::MAX;
 pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
     first_free: u32,
+    len: usize,
 }
 
 impl<T> Slots<T> {
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), first_free: NO_SLOT }
+        Self { slots: Vec::new(), first_free: NO_SLOT, len: 0 }
     }
 
     /// Stores the value that `make` builds from its own token; `None` when no index is left.
@@ -85,6 +86,7 @@ impl<T> Slots<T> {
             let Entry::Vacant { next } = slot.entry else { unreachable!("the free list holds vacant slots") };
             self.first_free = next;
             slot.entry = Entry::Occupied(make(token));
+            self.len += 1;
             return Some(token);
         }
         let index = u32::try_from(self.slots.len()).ok().filter(|index| *index <= MAX_INDEX)?;
@@ -94,6 +96,7 @@ impl<T> Slots<T> {
             self.slots.reserve_exact((self.slots.len() / 4).max(16));
         }
         self.slots.push(Slot { generation: 0, entry: Entry::Occupied(make(token)) });
+        self.len += 1;
         Some(token)
     }
 
@@ -127,14 +130,22 @@ impl<T> Slots<T> {
         slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
         self.first_free = token.index() as u32;
         match entry {
-            Entry::Occupied(value) => Some(value),
+            Entry::Occupied(value) => {
+                self.len -= 1;
+                Some(value)
+            }
             Entry::Vacant { .. } => None,
         }
     }
 
-    /// Whether there is no tenant. Looks at every slot.
+    /// How many tenants there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no tenant.
     pub(crate) fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.len == 0
     }
 
     /// The tokens of all tenants, in slot order.

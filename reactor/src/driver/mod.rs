@@ -394,6 +394,11 @@ impl Driver {
         each!(self, driver => driver.stats())
     }
 
+    /// The addresses of a host by its name, where the driver knows names; `None` leaves it to the system.
+    pub(crate) fn resolve(&self, name: &str) -> Option<io::Result<Vec<std::net::IpAddr>>> {
+        each!(self, driver => driver.resolve(name))
+    }
+
     /// A number to begin random numbers with: unpredictable, unless everything is to be repeatable.
     pub(crate) fn seed(&self) -> u64 {
         each!(self, driver => driver.seed())

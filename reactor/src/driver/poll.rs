@@ -698,6 +698,10 @@ impl PollDriver {
         Some(std::sync::Arc::clone(&self.waiter.poller))
     }
 
+    pub(super) fn resolve(&self, _name: &str) -> Option<io::Result<Vec<std::net::IpAddr>>> {
+        None
+    }
+
     pub(super) fn seed(&self) -> u64 {
         Generator::unpredictable().next()
     }

@@ -200,15 +200,56 @@ impl TcpListen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a builder does nothing until it is connected"]
 pub struct TcpConnect {
+    target: Target,
+    /// With the address of the target, as far as it is known.
     spec: ConnectSpec,
     timeout: Duration,
+}
+
+/// What to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Address(SocketAddr),
+    /// A host by its name, and a port.
+    Name(String, u16),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 impl TcpConnect {
     /// Connects to this address.
     pub fn new(address: SocketAddr) -> Self {
         let spec = ConnectSpec { address, local_address: None, tcp: TcpOptions::default() };
-        Self { spec, timeout: Duration::from_secs(30) }
+        Self { target: Target::Address(address), spec, timeout: Duration::from_secs(30) }
+    }
+
+    /// Connects to a host by its name, or by its IP address as text.
+    ///
+    /// A name is looked up when the attempt begins. If it has several addresses they are raced as RFC 8305 describes:
+    /// the families take turns, the next address is tried when one fails or is silent for 250 ms, and the first
+    /// connection is the one.
+    ///
+    /// ```
+    /// use twistor::endpoint::TcpConnect;
+    ///
+    /// let endpoint = TcpConnect::host("example.org", 80);
+    /// assert_eq!(endpoint.address(), None);
+    /// ```
+    pub fn host(name: &str, port: u16) -> Self {
+        match parse::ip_address(name, port) {
+            Some(address) => Self::new(address),
+            None => {
+                let unknown = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+                Self { target: Target::Name(name.to_owned(), port), ..Self::new(unknown) }
+            }
+        }
     }
 
     /// The address to connect from; port 0 lets the system choose one. By default the system chooses both.
@@ -255,9 +296,16 @@ impl TcpConnect {
         self
     }
 
-    /// The address to connect to.
-    pub fn address(&self) -> SocketAddr {
-        self.spec.address
+    /// The address to connect to; `None` for a name, whose addresses are looked up.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.target {
+            Target::Address(address) => Some(*address),
+            Target::Name(..) => None,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(crate) fn spec(&self) -> &ConnectSpec {
@@ -270,14 +318,18 @@ impl TcpConnect {
     }
 
     pub(super) fn check(&self) -> Result<(), EndpointError> {
-        self.check_values().map_err(|complaint| EndpointError::in_builder(self.spec.address, complaint))
+        self.check_values().map_err(|complaint| EndpointError::in_builder(&self.target, complaint))
     }
 
     pub(super) fn check_values(&self) -> Result<(), String> {
-        let address = self.spec.address;
-        limits::CONNECT_PORT.check("port", address.port())?;
+        if let Target::Name(name, _) = &self.target {
+            parse::check_host_name(name).map_err(|complaint| format!("the host {name:?} {complaint}"))?;
+        }
+        limits::CONNECT_PORT.check("port", self.spec.address.port())?;
         limits::CONNECT_TIMEOUT.check_time("timeout", self.timeout)?;
-        if let Some(local) = self.spec.local_address.filter(|local| local.is_ipv4() != address.is_ipv4()) {
+        let is_other_family =
+            |local: &SocketAddr| self.address().is_some_and(|address| local.is_ipv4() != address.is_ipv4());
+        if let Some(local) = self.spec.local_address.filter(is_other_family) {
             let families =
                 if local.is_ipv4() { "IPv4 and the peer's IPv6" } else { "IPv6 and the peer's IPv4" };
             return Err(format!(

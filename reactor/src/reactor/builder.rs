@@ -1,6 +1,7 @@
 //! How a reactor is set up.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use crate::driver::{
 };
 use crate::net::connection::Linger;
 use crate::reactor::Reactor;
+use crate::reactor::deferred::Deferred;
+use crate::reactor::handle::Handle;
+use crate::reactor::names::Resolver;
 
 /// What happens to a panic in a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) unread_limit: usize,
     pub(crate) pending_connects: usize,
     pub(crate) threads: Option<usize>,
+    pub(crate) resolver: Option<Resolver>,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     #[cfg(feature = "testing")]
     injection: Option<Injection>,
@@ -69,6 +74,7 @@ impl Default for Config {
             unread_limit: 1 << 20,
             pending_connects: 4096,
             threads: None,
+            resolver: None,
             wake_hook: None,
             #[cfg(feature = "testing")]
             injection: None,
@@ -206,6 +212,33 @@ impl ReactorBuilder {
     /// are processors, but from 4 to 32.
     pub fn threads(mut self, threads: usize) -> Self {
         self.config.threads = Some(threads);
+        self
+    }
+
+    /// What finds the addresses of a host by its name, best first. By default the system's resolver does, on four threads
+    /// of its own; in a simulation the names are those of its hosts.
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr};
+    /// use twistor::{Deferred, Reactor};
+    ///
+    /// let reactor = Reactor::builder()
+    ///     .resolver(|reactor, name| {
+    ///         let (resolver, addresses) = Deferred::new(reactor);
+    ///         resolver.resolve(match name {
+    ///             "here" => Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
+    ///             _ => Err(std::io::ErrorKind::NotFound.into()),
+    ///         });
+    ///         addresses
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&Handle, &str) -> Deferred<Vec<IpAddr>, io::Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.resolver = Some(Arc::new(resolver));
         self
     }
 

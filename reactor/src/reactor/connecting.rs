@@ -1,17 +1,23 @@
 //! Connecting: from a `connect` call to its connection or its error.
+//!
+//! An attempt may have several addresses to choose from, those of a host's name. They are raced as RFC 8305 describes:
+//! families take turns, the next address is tried when one has failed, or has not answered for a quarter of a second,
+//! and the first connection that comes about is the one; the others are given up.
 
-use std::error::Error;
-use std::fmt;
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
-use crate::endpoint::ConnectEndpoint;
+use crate::driver::options::ConnectSpec;
+use crate::endpoint::{ConnectEndpoint, EndpointError, Target};
 use crate::net::address::Address;
 use crate::net::reason::Reason;
 use crate::protocol::{ErasedFactory, Factory, Peer};
-use crate::reactor::deferred::Deferred;
+use crate::reactor::connect_error::{ConnectError, ConnectErrorKind};
+use crate::reactor::deferred::{Canceller, Deferred};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::stats::Counters;
@@ -22,107 +28,32 @@ use crate::reactor::watchdog::Hook;
 
 type Finish = Box<dyn FnOnce(Result<Transport, ConnectError>)>;
 
+/// How long an address may be silent before the next one is tried as well (RFC 8305, section 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Names an attempt.
+pub(crate) type AttemptId = Token;
+
 /// An attempt under way.
 pub(crate) struct Attempt {
-    address: SocketAddr,
+    /// What it was asked to connect to, as text.
+    target: String,
+    /// The options of each of its sockets; the address is set for each.
+    spec: ConnectSpec,
+    /// Addresses that were not tried yet.
+    waiting: VecDeque<SocketAddr>,
+    /// Those that are being tried, by what the driver calls them.
+    running: Vec<(Token, SocketAddr)>,
+    failures: Vec<ConnectError>,
     /// `None` while it is told that it has started.
     factory: Option<Box<dyn ErasedFactory>>,
     factory_started: bool,
     finish: Finish,
-    timer: Option<TimerId>,
-}
-
-/// Why a connection could not be made. The text names the address and the cause.
-#[derive(Debug)]
-pub struct ConnectError {
-    address: String,
-    kind: ConnectErrorKind,
-    source: Option<io::Error>,
-}
-
-/// Kinds of [`ConnectError`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum ConnectErrorKind {
-    /// The endpoint makes no sense.
-    Endpoint,
-    /// Nobody listens there.
-    Refused,
-    /// There is no way there.
-    Unreachable,
-    /// It took too long.
-    TimedOut,
-    /// [`Deferred::cancel`] was called, or the reactor stopped.
-    Cancelled,
-    /// The factory did not want the connection, or a hook panicked before it was complete.
-    Declined,
-    /// As many attempts are under way as the limit allows.
-    TooMany,
-    /// Something else; see the source.
-    Other,
-}
-
-impl ConnectError {
-    fn new(address: impl fmt::Display, kind: ConnectErrorKind) -> Self {
-        Self { address: address.to_string(), kind, source: None }
-    }
-
-    fn from_io(address: impl fmt::Display, error: io::Error) -> Self {
-        let kind = match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectErrorKind::Refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                ConnectErrorKind::Unreachable
-            }
-            io::ErrorKind::TimedOut => ConnectErrorKind::TimedOut,
-            _ => ConnectErrorKind::Other,
-        };
-        Self { address: address.to_string(), kind, source: Some(error) }
-    }
-
-    /// What kind of error it is.
-    #[must_use]
-    pub fn kind(&self) -> ConnectErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = &self.address;
-        match (self.kind, &self.source) {
-            // The driver's text names the address already.
-            (_, Some(error)) if error.to_string().contains(address.as_str()) => error.fmt(f),
-            (_, Some(error)) => write!(f, "cannot connect to {address}: {error}"),
-            (ConnectErrorKind::TimedOut, None) => write!(f, "cannot connect to {address}: timed out"),
-            (ConnectErrorKind::Cancelled, None) => write!(f, "cannot connect to {address}: cancelled"),
-            (ConnectErrorKind::Declined, None) => {
-                write!(f, "connected to {address}, but the protocol was not set up: see the log")
-            }
-            (ConnectErrorKind::TooMany, None) => {
-                write!(f, "cannot connect to {address}: too many attempts are under way (pending_connects)")
-            }
-            (kind, None) => write!(f, "cannot connect to {address}: {kind:?}"),
-        }
-    }
-}
-
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_ref().map(|error| error as &(dyn Error + 'static))
-    }
-}
-
-impl From<ConnectError> for io::Error {
-    fn from(error: ConnectError) -> Self {
-        let kind = match error.kind {
-            ConnectErrorKind::Endpoint => io::ErrorKind::InvalidInput,
-            ConnectErrorKind::Refused => io::ErrorKind::ConnectionRefused,
-            ConnectErrorKind::Unreachable => io::ErrorKind::HostUnreachable,
-            ConnectErrorKind::TimedOut => io::ErrorKind::TimedOut,
-            _ => io::ErrorKind::Other,
-        };
-        io::Error::new(kind, error)
-    }
+    time_limit: Option<TimerId>,
+    /// When the next address is tried.
+    next_address: Option<TimerId>,
+    /// Ends the search for the addresses.
+    lookup: Option<Canceller>,
 }
 
 /// Where to connect, checked once and used as often as wanted. See
@@ -153,128 +84,237 @@ impl Connector {
 /// Starts an attempt; every error comes through the Deferred.
 pub(crate) fn connect<F: Factory>(
     handle: &Handle,
-    endpoint: Result<ConnectEndpoint, crate::endpoint::EndpointError>,
+    endpoint: Result<ConnectEndpoint, EndpointError>,
     factory: F,
 ) -> Deferred<Connection<F::Protocol>, ConnectError> {
     let (resolver, deferred) = Deferred::new(handle);
-    let Some(inner) = handle.inner() else {
-        resolver.resolve(Err(ConnectError::new("anywhere", ConnectErrorKind::Cancelled)));
-        return deferred;
+    let begun = match (handle.inner(), endpoint) {
+        (None, _) => Err(ConnectError::new("anywhere", ConnectErrorKind::Cancelled)),
+        (_, Err(error)) => Err(ConnectError::of_endpoint(error)),
+        (Some(inner), Ok(endpoint)) => inner.may_begin(&endpoint).map(|()| (inner, endpoint)),
     };
-    let endpoint = match endpoint {
-        Ok(endpoint) => endpoint,
+    let (inner, endpoint) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
-            let text = error.to_string();
-            let error = io::Error::from(error);
-            resolver.resolve(Err(ConnectError {
-                address: text,
-                kind: ConnectErrorKind::Endpoint,
-                source: Some(error),
-            }));
+            resolver.resolve(Err(error));
             return deferred;
         }
     };
-    match inner.begin_attempt(&endpoint) {
-        Err(error) => {
-            resolver.resolve(Err(error));
-        }
-        Ok((token, timer, address)) => {
-            let cancelling = handle.clone();
-            resolver.on_cancel(move || {
-                if let Some(inner) = cancelling.inner() {
-                    inner.abandon_attempt(token, ConnectErrorKind::Cancelled);
-                }
-            });
-            let finish: Finish = Box::new(move |outcome| {
-                resolver.resolve(outcome.map(Connection::new));
-            });
-            let factory: Box<dyn ErasedFactory> = Box::new(factory);
-            let (factory, timer) = (Some(factory), Some(timer));
-            let attempt = Attempt { address, factory, factory_started: false, finish, timer };
-            if let Some(slot) = inner.slots.borrow_mut().get_mut(token) {
-                *slot = Slot::Attempt(Box::new(attempt));
+    let ConnectEndpoint::Tcp(tcp) = &endpoint;
+    let cancelling = handle.clone();
+    let id = inner.attempts.borrow_mut().insert_with(|id| {
+        resolver.on_cancel(move || {
+            if let Some(inner) = cancelling.inner() {
+                inner.abandon_attempt(id, ConnectErrorKind::Cancelled);
             }
-            handle.call_soon(move |handle| {
-                if let Some(inner) = handle.inner() {
-                    inner.start_factory(token);
-                }
-            });
+        });
+        Attempt {
+            target: tcp.target().to_string(),
+            spec: tcp.spec().clone(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            failures: Vec::new(),
+            factory: Some(Box::new(factory)),
+            factory_started: false,
+            finish: Box::new(move |outcome| {
+                resolver.resolve(outcome.map(Connection::new));
+            }),
+            time_limit: None,
+            next_address: None,
+            lookup: None,
         }
+    });
+    if let Some(id) = id {
+        inner.connections.set(inner.connections.get() + 1);
+        inner.begin_attempt(id, tcp.target(), tcp.time_limit());
     }
     deferred
 }
 
 impl Inner {
-    fn begin_attempt(
-        &self,
-        endpoint: &ConnectEndpoint,
-    ) -> Result<(Token, TimerId, SocketAddr), ConnectError> {
+    fn may_begin(&self, endpoint: &ConnectEndpoint) -> Result<(), ConnectError> {
         let ConnectEndpoint::Tcp(tcp) = endpoint;
-        let address = tcp.spec().address;
         if self.is_past_connections() {
-            return Err(ConnectError::new(address, ConnectErrorKind::Cancelled));
+            return Err(ConnectError::new(tcp.target(), ConnectErrorKind::Cancelled));
         }
-        if self.attempts.get() >= self.config.pending_connects {
-            return Err(ConnectError::new(address, ConnectErrorKind::TooMany));
+        if self.attempts.borrow().len() >= self.config.pending_connects {
+            return Err(ConnectError::new(tcp.target(), ConnectErrorKind::TooMany));
         }
-        let token = self.reserve().map_err(|error| ConnectError::from_io(address, error))?;
-        let started = self.driver.borrow_mut().connect(token, tcp.spec());
+        Ok(())
+    }
+
+    fn begin_attempt(&self, id: AttemptId, target: &Target, time_limit: Duration) {
+        let timer = self.add_timer(time_limit, Timer::ConnectTimeout(id)).id();
+        self.with_attempt(id, |attempt| attempt.time_limit = Some(timer));
+        match target {
+            Target::Address(address) => {
+                self.with_attempt(id, |attempt| attempt.waiting.push_back(*address));
+                self.try_next_address(id);
+            }
+            Target::Name(name, port) => self.look_up(id, name, *port),
+        }
+        // It may have failed already, and its factory is gone.
+        if self.with_attempt(id, |_| ()).is_some() {
+            self.handle.call_soon(move |handle| {
+                if let Some(inner) = handle.inner() {
+                    inner.start_factory(id);
+                }
+            });
+        }
+    }
+
+    fn with_attempt<R>(&self, id: AttemptId, f: impl FnOnce(&mut Attempt) -> R) -> Option<R> {
+        self.attempts.borrow_mut().get_mut(id).map(f)
+    }
+
+    fn look_up(&self, id: AttemptId, name: &str, port: u16) {
+        let lookup = self.resolve(name);
+        let canceller = lookup.canceller();
+        self.with_attempt(id, |attempt| attempt.lookup = Some(canceller));
+        lookup.on_done(move |handle, outcome| {
+            if let Some(inner) = handle.inner() {
+                inner.looked_up(id, port, outcome);
+            }
+        });
+    }
+
+    /// The addresses of the host are known, or nobody knows any.
+    fn looked_up(&self, id: AttemptId, port: u16, outcome: io::Result<Vec<IpAddr>>) {
+        let known = self.with_attempt(id, |attempt| {
+            attempt.lookup = None;
+            let addresses = match outcome {
+                Ok(addresses) if addresses.is_empty() => {
+                    Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"))
+                }
+                other => other,
+            };
+            match addresses {
+                Ok(addresses) => {
+                    let fits = |address: &IpAddr| {
+                        attempt.spec.local_address.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+                    };
+                    let addresses: Vec<IpAddr> = addresses.into_iter().filter(fits).collect();
+                    attempt.waiting = alternating(&addresses)
+                        .into_iter()
+                        .map(|address| SocketAddr::new(address, port))
+                        .collect();
+                }
+                Err(error) => attempt.failures.push(ConnectError::unresolved(&attempt.target, &error)),
+            }
+        });
+        if known.is_some() {
+            self.try_next_address(id);
+        }
+    }
+
+    /// Tries the next address of an attempt; ends the attempt when none is left and none is being tried.
+    pub(crate) fn try_next_address(&self, id: AttemptId) {
+        loop {
+            let next = self.with_attempt(id, |attempt| {
+                let timer = attempt.next_address.take();
+                (attempt.waiting.pop_front(), attempt.spec.clone(), timer, attempt.running.is_empty())
+            });
+            let Some((address, mut spec, timer, nothing_runs)) = next else { return };
+            self.drop_timer(timer);
+            let Some(address) = address else {
+                if nothing_runs {
+                    self.end_attempt(id, None);
+                }
+                return;
+            };
+            spec.address = address;
+            match self.try_address(id, &spec) {
+                Ok(token) => {
+                    let more = self.with_attempt(id, |attempt| {
+                        attempt.running.push((token, address));
+                        !attempt.waiting.is_empty()
+                    });
+                    if more == Some(true) {
+                        let timer = self.add_timer(NEXT_ADDRESS_AFTER, Timer::NextAddress(id)).id();
+                        self.with_attempt(id, |attempt| attempt.next_address = Some(timer));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.with_attempt(id, |attempt| attempt.failures.push(error));
+                }
+            }
+        }
+    }
+
+    fn try_address(&self, id: AttemptId, spec: &ConnectSpec) -> Result<Token, ConnectError> {
+        let token = self.reserve().map_err(|error| ConnectError::from_io(spec.address, error))?;
+        let started = self.driver.borrow_mut().connect(token, spec);
         if let Err(error) = started {
             self.slots.borrow_mut().remove(token);
-            return Err(ConnectError::from_io(address, error));
+            return Err(ConnectError::from_io(spec.address, error));
         }
-        self.connections.set(self.connections.get() + 1);
-        self.attempts.set(self.attempts.get() + 1);
-        let timer = self.add_timer(tcp.time_limit(), Timer::ConnectTimeout(token));
-        Ok((token, timer.id(), address))
+        if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
+            *slot = Slot::Attempt(id);
+        }
+        Ok(token)
     }
 
     /// Tells the factory of an attempt that it is used, unless the attempt is over already.
-    fn start_factory(&self, token: Token) {
-        let factory = match self.slots.borrow_mut().get_mut(token) {
-            Some(Slot::Attempt(attempt)) => {
-                attempt.factory_started = true;
-                attempt.factory.take()
-            }
-            _ => None,
-        };
-        let Some(mut factory) = factory else { return };
+    fn start_factory(&self, id: AttemptId) {
+        let factory = self.with_attempt(id, |attempt| {
+            attempt.factory_started = true;
+            attempt.factory.take()
+        });
+        let Some(Some(mut factory)) = factory else { return };
         self.contain("Factory::started", || factory.started());
-        if let Some(Slot::Attempt(attempt)) = self.slots.borrow_mut().get_mut(token) {
-            attempt.factory = Some(factory);
-            return;
+        let mut factory = Some(factory);
+        self.with_attempt(id, |attempt| attempt.factory = factory.take());
+        if let Some(factory) = factory {
+            // It has cancelled its own attempt.
+            self.end_factory(factory, true);
         }
-        // It has cancelled its own attempt.
-        self.end_factory(factory, true);
     }
 
-    /// Takes an attempt out of its slot, which stays reserved.
-    fn take_attempt(&self, token: Token) -> Option<Attempt> {
-        let attempt = {
-            let mut slots = self.slots.borrow_mut();
-            let slot = slots.get_mut(token)?;
-            match std::mem::replace(slot, Slot::Reserved) {
-                Slot::Attempt(attempt) => attempt,
-                other => {
-                    *slot = other;
-                    return None;
-                }
-            }
-        };
+    /// The attempt that the driver knows by this token.
+    fn attempt_of(&self, token: Token) -> Option<AttemptId> {
+        match self.slots.borrow().get(token) {
+            Some(Slot::Attempt(id)) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// Takes an attempt off the list, with everything that is under way for it ended but `except`.
+    fn take_attempt(&self, id: AttemptId, except: Option<Token>) -> Option<Attempt> {
+        let mut attempt = self.attempts.borrow_mut().remove(id)?;
         self.connections.set(self.connections.get() - 1);
-        self.attempts.set(self.attempts.get() - 1);
-        if let Some(timer) = attempt.timer {
-            let timer = self.timers.borrow_mut().remove(timer);
-            drop(timer);
+        for (token, _) in attempt.running.drain(..).filter(|(token, _)| Some(*token) != except) {
+            self.close_try(token);
         }
-        Some(*attempt)
+        self.drop_timer(attempt.time_limit.take());
+        self.drop_timer(attempt.next_address.take());
+        if let Some(lookup) = attempt.lookup.take() {
+            lookup.cancel();
+        }
+        Some(attempt)
     }
 
-    /// Ends an attempt that brought nothing.
-    fn fail_attempt(&self, token: Token, attempt: Attempt, error: ConnectError) {
+    fn close_try(&self, token: Token) {
         self.driver.borrow_mut().close(token);
         let slot = self.slots.borrow_mut().remove(token);
         drop(slot);
+    }
+
+    fn drop_timer(&self, timer: Option<TimerId>) {
+        let timer = timer.and_then(|timer| self.timers.borrow_mut().remove(timer));
+        drop(timer);
+    }
+
+    /// Ends an attempt that brought nothing: for this reason, or for those for which its addresses failed.
+    fn end_attempt(&self, id: AttemptId, error: Option<ConnectError>) {
+        if let Some(attempt) = self.take_attempt(id, None) {
+            self.report_failure(attempt, error);
+        }
+    }
+
+    fn report_failure(&self, mut attempt: Attempt, error: Option<ConnectError>) {
+        let failures = std::mem::take(&mut attempt.failures);
+        let error = error.unwrap_or_else(|| ConnectError::of_all(&attempt.target, failures));
         log::debug!("{error}");
         if let Some(factory) = attempt.factory {
             self.end_factory(factory, attempt.factory_started);
@@ -282,36 +322,45 @@ impl Inner {
         (attempt.finish)(Err(error));
     }
 
-    /// Whether the token named an attempt; its failure is reported if so.
+    /// Whether the token named a try of an attempt, which has failed then; the error if not.
     pub(crate) fn attempt_failed(&self, token: Token, error: io::Error) -> Option<io::Error> {
-        match self.take_attempt(token) {
-            Some(attempt) => {
-                let error = ConnectError::from_io(attempt.address, error);
-                self.fail_attempt(token, attempt, error);
-                None
+        let Some(id) = self.attempt_of(token) else { return Some(error) };
+        self.close_try(token);
+        self.with_attempt(id, |attempt| {
+            let place = attempt.running.iter().position(|(running, _)| *running == token);
+            if let Some(place) = place {
+                let (_, address) = attempt.running.remove(place);
+                attempt.failures.push(ConnectError::from_io(address, error));
             }
-            None => Some(error),
+        });
+        self.try_next_address(id);
+        None
+    }
+
+    pub(crate) fn abandon_attempt(&self, id: AttemptId, kind: ConnectErrorKind) {
+        let target = self.with_attempt(id, |attempt| attempt.target.clone());
+        if let Some(target) = target {
+            self.end_attempt(id, Some(ConnectError::new(target, kind)));
         }
     }
 
-    pub(crate) fn abandon_attempt(&self, token: Token, kind: ConnectErrorKind) {
-        if let Some(attempt) = self.take_attempt(token) {
-            let error = ConnectError::new(attempt.address, kind);
-            self.fail_attempt(token, attempt, error);
-        }
+    pub(crate) fn connect_timed_out(&self, id: AttemptId) {
+        self.abandon_attempt(id, ConnectErrorKind::TimedOut);
     }
 
-    pub(crate) fn connect_timed_out(&self, token: Token) {
-        self.abandon_attempt(token, ConnectErrorKind::TimedOut);
-    }
-
-    /// An attempt has succeeded: its connection gets a protocol.
+    /// One of an attempt's addresses has answered: the connection gets a protocol.
     pub(crate) fn connected(&self, token: Token, local: SocketAddr) {
-        let Some(mut attempt) = self.take_attempt(token) else {
+        let attempt = self.attempt_of(token).and_then(|id| {
+            let address = self.with_attempt(id, |attempt| {
+                attempt.running.iter().find(|(running, _)| *running == token).map(|(_, address)| *address)
+            });
+            Some((address??, self.take_attempt(id, Some(token))?))
+        });
+        let Some((address, mut attempt)) = attempt else {
             Counters::bump(&self.counters.stale);
             return;
         };
-        let (address, local) = (Address::from(attempt.address), Address::from(local));
+        let (address, local) = (Address::from(address), Address::from(local));
         let peer = Peer { address, local, port: None, reactor: self.handle.clone() };
         let started = std::mem::replace(&mut attempt.factory_started, true);
         let built = attempt.factory.as_mut().and_then(|factory| {
@@ -324,8 +373,9 @@ impl Inner {
         });
         self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         let Some(Some(protocol)) = built else {
-            let error = ConnectError::new(address, ConnectErrorKind::Declined);
-            self.fail_attempt(token, attempt, error);
+            self.close_try(token);
+            let error = ConnectError::new(&attempt.target, ConnectErrorKind::Declined);
+            self.report_failure(attempt, Some(error));
             return;
         };
         let transport = Transport::new(self, token, address, local, protocol);
@@ -338,7 +388,7 @@ impl Inner {
         let made = self.connection_made(token);
         let panicked = !made || matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked));
         let outcome = if panicked {
-            Err(ConnectError::new(address, ConnectErrorKind::Declined))
+            Err(ConnectError::new(&attempt.target, ConnectErrorKind::Declined))
         } else {
             Ok(transport)
         };
@@ -350,9 +400,39 @@ impl Inner {
 
     /// Takes all attempts out at the end of the reactor.
     pub(crate) fn abandon_attempts(&self) {
-        let tokens = self.slots.borrow().tokens();
-        for token in tokens {
-            self.abandon_attempt(token, ConnectErrorKind::Cancelled);
+        let ids = self.attempts.borrow().tokens();
+        for id in ids {
+            self.abandon_attempt(id, ConnectErrorKind::Cancelled);
         }
+    }
+}
+
+/// The addresses with the families taking turns, beginning with that of the first (RFC 8305, section 4).
+fn alternating(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let Some(first) = addresses.first() else { return Vec::new() };
+    let (mut ones, mut others): (VecDeque<IpAddr>, VecDeque<IpAddr>) =
+        addresses.iter().partition(|address| address.is_ipv4() == first.is_ipv4());
+    let mut list = Vec::with_capacity(addresses.len());
+    while !ones.is_empty() || !others.is_empty() {
+        list.extend(ones.pop_front());
+        list.extend(others.pop_front());
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_beginning_with_that_of_the_first_address() {
+        let read = |text: &str| -> Vec<IpAddr> {
+            text.split_whitespace().map(|address| address.parse().unwrap()).collect()
+        };
+        let turns = |text| alternating(&read(text));
+        assert_eq!(turns("::1 ::2 1.1.1.1 2.2.2.2 ::3"), read("::1 1.1.1.1 ::2 2.2.2.2 ::3"));
+        assert_eq!(turns("1.1.1.1 ::1"), read("1.1.1.1 ::1"));
+        assert_eq!(turns("1.1.1.1 2.2.2.2"), read("1.1.1.1 2.2.2.2"));
+        assert_eq!(turns(""), read(""));
     }
 }

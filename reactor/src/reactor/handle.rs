@@ -13,7 +13,8 @@ use crate::endpoint::{IntoConnectEndpoint, IntoListenEndpoint};
 use crate::net::address::Address;
 use crate::protocol::{Factory, Protocol};
 use crate::reactor::channel::Sender;
-use crate::reactor::connecting::{self, ConnectError, Connector};
+use crate::reactor::connect_error::ConnectError;
+use crate::reactor::connecting::{self, Connector};
 use crate::reactor::deferred::{Deferred, MaybeDeferred};
 #[cfg(feature = "testing")]
 use crate::reactor::inner::Slot;
@@ -430,8 +431,8 @@ impl Inner {
             timer_calls: counters.timer_calls.get(),
             calls: counters.calls.get(),
             slow_hooks: counters.slow_hooks.get(),
-            connections: self.connections.get() - self.attempts.get(),
-            attempts: self.attempts.get(),
+            connections: self.connections.get() - self.attempts.borrow().len(),
+            attempts: self.attempts.borrow().len(),
             timers: self.timers.borrow().len(),
             queued_bytes: self.pool.total(),
             bytes_received: driver.bytes_received,

@@ -19,7 +19,7 @@ use crate::core::wheel::Wheel;
 use crate::driver::{Driver, Interest};
 use crate::protocol::Protocol;
 use crate::reactor::builder::{Config, PanicPolicy};
-use crate::reactor::connecting::Attempt;
+use crate::reactor::connecting::{Attempt, AttemptId};
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
 use crate::reactor::handle::Handle;
@@ -48,7 +48,8 @@ pub(crate) enum Call {
 pub(crate) enum Slot {
     Connection(Transport),
     Listener(Rc<Listening>),
-    Attempt(Box<Attempt>),
+    /// One of an attempt's addresses is being tried.
+    Attempt(AttemptId),
     #[cfg(unix)]
     Descriptor(Rc<Watched>),
     /// Taken, but not filled yet.
@@ -85,14 +86,15 @@ pub(crate) struct Inner {
     pub(crate) shutdown: RefCell<Shutdown>,
     /// Connections and attempts: what `run_until_idle` waits for.
     pub(crate) connections: Cell<usize>,
-    /// How many of these are attempts to connect.
-    pub(crate) attempts: Cell<usize>,
+    pub(crate) attempts: RefCell<Slots<Attempt>>,
     pub(crate) referenced_ports: Cell<usize>,
     pub(crate) counters: Counters,
     pub(crate) random: RefCell<Generator>,
     /// Jobs on other threads whose results are awaited: what resolves each, with the type that it has.
     pub(crate) jobs: RefCell<Slots<Box<dyn Any>>>,
     pub(crate) thread_pool: OnceCell<ThreadPool>,
+    /// For the system's resolver alone.
+    pub(crate) resolver_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
     /// A panic on its way out of `run`.

@@ -16,6 +16,7 @@ use crate::driver::{Driver, PollDriver, Scratch};
 
 pub(crate) mod builder;
 pub(crate) mod channel;
+pub(crate) mod connect_error;
 pub(crate) mod connecting;
 pub(crate) mod deferred;
 #[cfg(unix)]
@@ -27,6 +28,7 @@ mod incoming;
 pub(crate) mod inner;
 pub(crate) mod listening;
 pub(crate) mod looping;
+mod names;
 mod pass;
 pub(crate) mod random;
 mod relay;
@@ -128,7 +130,8 @@ impl Reactor {
             before_wait: RefCell::new(Vec::new()),
             shutdown: RefCell::new(Shutdown::new()),
             connections: Cell::new(0),
-            attempts: Cell::new(0),
+            attempts: RefCell::new(Slots::new()),
+            resolver_pool: OnceCell::new(),
             referenced_ports: Cell::new(0),
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),

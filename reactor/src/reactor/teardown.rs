@@ -60,6 +60,11 @@ impl Inner {
                 }
             }
         }
+        let attempts = self.attempts.borrow().tokens();
+        for id in attempts {
+            let attempt = self.attempts.borrow_mut().remove(id);
+            self.discard(attempt);
+        }
         self.drop_pending();
         let triggers = std::mem::replace(&mut *self.shutdown.borrow_mut(), Shutdown::new());
         self.discard(triggers);
@@ -99,10 +104,9 @@ impl Inner {
                 let factory = listening.end();
                 self.discard(factory);
             }
-            Slot::Attempt(attempt) => self.discard(attempt),
             #[cfg(unix)]
             Slot::Descriptor(watched) => self.discard(watched.end()),
-            Slot::Reserved => {}
+            Slot::Attempt(_) | Slot::Reserved => {}
         }
     }
 

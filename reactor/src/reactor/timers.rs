@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
+use crate::reactor::connecting::AttemptId;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, TypedCall};
 use crate::reactor::looping::Looping;
@@ -25,7 +26,9 @@ pub(crate) enum Timer {
     /// A listener has rested.
     AcceptAgain(Token),
     /// An attempt to connect has taken too long.
-    ConnectTimeout(Token),
+    ConnectTimeout(AttemptId),
+    /// An attempt to connect tries its next address as well.
+    NextAddress(AttemptId),
 }
 
 /// Beyond any deadline that could matter; "for ever" ends here.
@@ -198,7 +201,8 @@ impl Inner {
                 Timer::Loop(looping) => looping.fire(self),
                 Timer::Watch(token) => self.deadline_passed(token),
                 Timer::AcceptAgain(token) => self.accept_again(token),
-                Timer::ConnectTimeout(token) => self.connect_timed_out(token),
+                Timer::ConnectTimeout(attempt) => self.connect_timed_out(attempt),
+                Timer::NextAddress(attempt) => self.try_next_address(attempt),
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -579,6 +579,14 @@ impl SimDriver {
 
     pub(super) fn stats(&self) -> DriverStats {
         self.stats
+    }
+
+    /// Names are those of the simulation's hosts.
+    pub(super) fn resolve(&self, name: &str) -> Option<io::Result<Vec<IpAddr>>> {
+        let network = self.network.borrow();
+        Some(network.addresses_of(name).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "the simulation has no host of that name")
+        }))
     }
 
     /// Where the reactor's own random numbers start.

@@ -294,6 +294,15 @@ impl Network {
         (self.hosts[host.0].v4, self.hosts[host.0].v6)
     }
 
+    /// Both addresses of the host of that name.
+    pub(super) fn addresses_of(&self, name: &str) -> Option<Vec<IpAddr>> {
+        if name == "localhost" {
+            return Some(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]);
+        }
+        let host = self.hosts.iter().find(|host| host.name == name)?;
+        Some(vec![host.v6.into(), host.v4.into()])
+    }
+
     pub(crate) fn is_up(&self, host: HostId) -> bool {
         self.hosts[host.0].is_up
     }
