@@ -5,13 +5,15 @@ use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::slots::Token;
 use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
-use crate::sys::thread_pool::{NotTaken, ThreadPool};
+use crate::reactor::remote::Inbox;
+use crate::sys::thread_pool::ThreadPool;
 
 /// Why a job for another thread brought no result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,7 +47,7 @@ impl Handle {
     /// the loop.
     ///
     /// How many threads there are is said to [`ReactorBuilder::threads`](crate::ReactorBuilder::threads). In a
-    /// simulation there are none: the loop itself runs the job, a little later.
+    /// simulation there are none: the loop itself runs the jobs, one at a time and up to a millisecond later.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -102,37 +104,78 @@ fn defer<T: Send + 'static>(
 ) -> Deferred<T, JobError> {
     let (resolver, deferred) = Deferred::<T, JobError>::new(&inner.handle);
     let place = Rc::new(Cell::new(None));
-    let (cancelled, cancelled_pool, handle) = (Rc::clone(&place), pool.clone(), inner.handle.clone());
+    // Weak: a Deferred that somebody keeps must not keep the pool.
+    let (cancelled, weak_pool, handle) = (Rc::clone(&place), pool.downgrade(), inner.handle.clone());
     let token = inner.jobs.borrow_mut().insert_with(|token| {
         resolver.on_cancel(move || {
-            // Dropped here, on the loop's thread, if it has not begun.
-            drop(cancelled.get().and_then(|id| cancelled_pool.take_back(id)));
             finish::<T>(&handle, token, Err(JobError::Cancelled));
+            // Dropped here, on the loop's thread, if it has not begun.
+            let job = cancelled.get().and_then(|id| weak_pool.upgrade()?.take_back(id));
+            if let Some(inner) = handle.inner() {
+                inner.discard(job);
+            }
         });
         Box::new(resolver)
     });
     let Some(token) = token else { return gone(&inner.handle) };
-    let home = inner.handle.remote().inbox;
-    let task = move || {
-        let outcome = catch_unwind(AssertUnwindSafe(job)).map_err(|payload| {
+    let home = Homeward::<T> { inbox: inner.handle.remote().inbox, token, outcome: Err(JobError::Gone) };
+    let task = Box::new(move || {
+        let mut home = home;
+        home.outcome = catch_unwind(AssertUnwindSafe(job)).map_err(|payload| {
             let text = panic_text(&*payload).to_owned();
             // What somebody panicked with may panic again when it is dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
             JobError::Panicked(text)
         });
-        home.push_always(Box::new(move |handle| finish(handle, token, outcome)));
-    };
-    if inner.driver.borrow().is_simulated() {
-        let delay = Duration::from_micros(inner.random.borrow_mut().below(1000));
-        inner.handle.call_later(delay, move |_| task());
-        return deferred;
-    }
-    match pool.push(Box::new(task)) {
+    });
+    let is_simulated = inner.driver.borrow().is_simulated();
+    let taken = if is_simulated { pool.push_without_thread(task) } else { pool.push(task) };
+    match taken {
         Ok(id) => place.set(Some(id)),
-        Err(NotTaken::Closed) => finish::<T>(&inner.handle, token, Err(JobError::Gone)),
-        Err(NotTaken::Full | NotTaken::NoThread) => finish::<T>(&inner.handle, token, Err(JobError::Full)),
+        Err(_) => {
+            // What the pool gave up has come home as if the pool were gone; this is heard first.
+            finish::<T>(&inner.handle, token, Err(JobError::Full));
+            return deferred;
+        }
+    }
+    if is_simulated {
+        // The loop works the queue off, one job at a time and in their order, as one thread would.
+        let delay = Duration::from_micros(inner.random.borrow_mut().below(1000));
+        let mut turn = Turn { pool: Some(pool.clone()) };
+        inner.handle.call_later(delay, move |_| {
+            if let Some(job) = turn.pool.take().and_then(|pool| pool.take_first()) {
+                job();
+            }
+        });
     }
     deferred
+}
+
+/// In a simulation: the time at which a job is done. A stop drops it, and with it a job that will have no other.
+struct Turn {
+    /// `None` once it was taken.
+    pool: Option<ThreadPool>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.pool.take().and_then(|pool| pool.take_first()));
+    }
+}
+
+/// The outcome of a job on its way to the loop. It arrives however the job ends; one that is dropped without having run
+/// says that its pool is gone.
+struct Homeward<T: Send + 'static> {
+    inbox: Arc<Inbox>,
+    token: Token,
+    outcome: Result<T, JobError>,
+}
+
+impl<T: Send + 'static> Drop for Homeward<T> {
+    fn drop(&mut self) {
+        let (token, outcome) = (self.token, std::mem::replace(&mut self.outcome, Err(JobError::Gone)));
+        self.inbox.push_always(Box::new(move |handle| finish(handle, token, outcome)));
+    }
 }
 
 /// Resolves the Deferred of a job, unless that was done before.

@@ -5,7 +5,10 @@ use twistor::Eof;
 use twistor_tests::{Event, Log, Peer, Script, World, kernel_contract};
 
 fn send_urgent(peer: &Peer<'_>, data: &[u8]) {
-    assert_eq!(SockRef::from(peer.socket().kernel()).send_out_of_band(data).expect("urgent data"), data.len());
+    assert_eq!(
+        SockRef::from(peer.socket().kernel()).send_out_of_band(data).expect("urgent data"),
+        data.len()
+    );
 }
 
 // A simulated network has no urgent data.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use twistor::{Deferred, PanicPolicy, Reactor, ShutdownPhase};
-use twistor_tests::{Driver, Event, Log, Script, World, kernel_contract, in_child};
+use twistor_tests::{Driver, Event, Log, Script, World, in_child, kernel_contract};
 
 /// How often our own handler was called.
 static CAUGHT: AtomicU32 = AtomicU32::new(0);

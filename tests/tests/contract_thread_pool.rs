@@ -73,6 +73,70 @@ contract! {
         assert_eq!(outcome.take(), Some(Ok(1)));
     }
 
+    // Line 67.
+    fn jobs_of_a_pool_of_one_run_one_after_the_other(driver) {
+        let world = World::new(driver);
+        let pool = ThreadPool::new(1);
+        let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let outcomes: Vec<_> = (0..8)
+            .map(|n| {
+                let order = Arc::clone(&order);
+                watch(pool.defer(&world.reactor, move || order.lock().expect("not poisoned").push(n)))
+            })
+            .collect();
+        world.until("all are done", || outcomes.iter().all(|outcome| outcome.borrow().is_some()));
+        assert_eq!(*order.lock().expect("not poisoned"), (0..8).collect::<Vec<_>>());
+    }
+
+    // Line 67.
+    fn a_stop_does_not_leave_a_job_unanswered(driver) {
+        let world = World::new(driver);
+        let outcome = watch(world.reactor.defer_to_thread(|| 1));
+        world.reactor.stop();
+        world.reactor.run().expect("a run");
+        world.reactor.run_until_idle().expect("and another");
+        let outcome = outcome.take();
+        assert!(matches!(outcome, None | Some(Ok(1) | Err(JobError::Gone))), "{outcome:?}");
+    }
+
+    // Line 67.
+    fn a_kept_deferred_does_not_keep_the_pool(driver) {
+        let world = World::new(driver);
+        let pool = ThreadPool::new(1);
+        let weak = std::sync::Arc::new(());
+        let held = Arc::clone(&weak);
+        let deferred = pool.defer(&world.reactor, move || drop(held));
+        drop(pool);
+        drop(world);
+        assert_eq!(Arc::strong_count(&weak), 1, "the job has run, or was dropped");
+        drop(deferred);
+    }
+
+    // Lines 5 and 67.
+    fn a_cancelled_job_whose_destructor_panics_is_cancelled_all_the_same(driver) {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                if !thread::panicking() {
+                    panic!("in a destructor");
+                }
+            }
+        }
+        let world = World::new(driver);
+        let pool = ThreadPool::new(1);
+        let busy = pool.defer(&world.reactor, || thread::sleep(Duration::from_millis(20)));
+        let bomb = Bomb;
+        let deferred = pool.defer(&world.reactor, move || {
+            let _bomb = &bomb;
+        });
+        let canceller = deferred.canceller();
+        let outcome = watch(deferred);
+        assert!(canceller.cancel());
+        busy.on_done(|_, _| {});
+        world.reactor.run_until_idle().expect("a run");
+        assert_eq!(outcome.take(), Some(Err(JobError::Cancelled)));
+    }
+
     // Lines 9 and 67.
     fn what_waits_for_a_job_is_dropped_with_the_reactor(driver) {
         let world = World::new(driver);
@@ -259,6 +323,7 @@ kernel_contract! {
     fn a_blocking_call_from_the_loop_itself_is_an_error(driver) {
         let world = World::new(driver);
         let remote = world.reactor.remote();
+        assert_eq!(remote.blocking_call(|_| ()), Err(CallError::OwnThread), "also when it does not run");
         let answer = Rc::new(Cell::new(None));
         let place = Rc::clone(&answer);
         let _ = world.reactor.call_soon(move |_| place.set(Some(remote.blocking_call(|_| ()))));

@@ -18,7 +18,7 @@ use twistor::bytes::Bytes;
 use twistor::{Eof, Handle, Port, Protocol, Stats, SystemCalls, Transport};
 use twistor_tests::allocations::{Counting, counts};
 use twistor_tests::process::{self, Listener};
-use twistor_tests::{Driver, Peer, World, kernel_contract, in_child};
+use twistor_tests::{Driver, Peer, World, in_child, kernel_contract};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

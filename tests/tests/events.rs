@@ -98,10 +98,9 @@ contract! {
         });
         events.emit(1);
         drop(world);
-        events.emit(2);
-        assert!(subscription.is_active());
-        drop(events);
-        assert!(!subscription.is_active() && !subscription.cancel());
         assert_eq!(Rc::strong_count(&kept), 1);
+        assert!(!subscription.is_active() && !subscription.cancel());
+        events.emit(2);
+        assert_eq!(events.subscribers(), 0);
     }
 }

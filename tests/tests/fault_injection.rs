@@ -142,9 +142,8 @@ fn a_reset_out_of_the_blue_is_a_loss_with_that_reason() {
     let reactor = builder(false, Injection::new(1).resets(1.0)).build().expect("a reactor");
     let lost = Rc::new(RefCell::new(Vec::new()));
     let log = Rc::clone(&lost);
-    let port = reactor
-        .listen("tcp:0:interface=127.0.0.1", move |_| Watched(Rc::clone(&log)))
-        .expect("a port");
+    let port =
+        reactor.listen("tcp:0:interface=127.0.0.1", move |_| Watched(Rc::clone(&log))).expect("a port");
     let mut peer = TcpStream::connect(port.local_addr().socket_addr().expect("IP")).expect("a connection");
     peer.write_all(b"hello").expect("sent");
     while lost.borrow().is_empty() {
@@ -167,14 +166,8 @@ fn the_tracer_sees_what_happens_in_its_order() {
         reactor.turn(Some(Duration::from_millis(1))).expect("a turn");
     }
     assert_eq!(client.join().expect("no panic"), b"hello");
-    let expected = [
-        ("listens", 0),
-        ("accepts", 0),
-        ("receives", 5),
-        ("sends", 5),
-        ("gets the end", 0),
-        ("closes", 0),
-    ];
+    let expected =
+        [("listens", 0), ("accepts", 0), ("receives", 5), ("sends", 5), ("gets the end", 0), ("closes", 0)];
     assert_eq!(*lines.lock().expect("not poisoned"), expected);
 }
 

@@ -16,7 +16,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use twistor::{Port, Protocol, Reason, Transport};
 use twistor_tests::allocations::{self, Counting, counts};
 use twistor_tests::process::{self, Listener, open_descriptors, processor_time};
-use twistor_tests::{Event, Log, Peer, Script, World, kernel_contract, in_child};
+use twistor_tests::{Event, Log, Peer, Script, World, in_child, kernel_contract};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

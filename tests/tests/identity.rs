@@ -13,7 +13,7 @@ use twistor::{
     Timeout, Timeouts, Transport, TransportId,
 };
 use twistor_tests::process::next_descriptor;
-use twistor_tests::{World, kernel_contract, in_child};
+use twistor_tests::{World, in_child, kernel_contract};
 
 const GENERATIONS: u64 = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);

@@ -211,6 +211,10 @@ impl Middleware {
         if self.happens(|faults| faults.would_block / 4.0) {
             // A level-triggered poller reports it all again.
             self.owes_woken = true;
+            if self.below.is_simulated() {
+                // Nobody else knows that there is something left.
+                self.below.waker().wake();
+            }
             return None;
         }
         let length = if self.happens(|faults| faults.short_reads) {

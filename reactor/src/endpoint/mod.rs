@@ -35,11 +35,10 @@
 //!
 //! | kind | to listen | to connect |
 //! |---|---|---|
-//! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:ADDRESS:PORT` |
+//! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:HOST:PORT`, a host by its name or IP address |
 //! | `tcp6` | `tcp6:PORT`, on all addresses, IPv6 and IPv4, unless `interface` is given | |
 //!
-//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. Host names are not resolved
-//! yet.
+//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`.
 //!
 //! | keyword | value | to listen | to connect | without it |
 //! |---|---|---|---|---|
@@ -106,6 +105,7 @@ use parse::EndpointString;
 
 pub use error::EndpointError;
 pub use keep_alive::KeepAlive;
+pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
 
 /// Where to listen: one variant per kind of transport.

@@ -256,7 +256,35 @@ fn not_an_address(text: &str) -> String {
         return "is not an IP address".to_owned();
     }
     let hint = if text == "localhost" { " (localhost is 127.0.0.1)" } else { "" };
-    format!("needs an IP address; names are not resolved yet{hint}")
+    format!("needs an IP address, not a name{hint}")
+}
+
+/// The longest name that the Domain Name System has (RFC 1035, section 2.3.4).
+const LONGEST_NAME: usize = 253;
+
+/// Refuses what can only be a mistake; what is left is for the resolver to judge. The complaint continues the name.
+pub(super) fn check_host_name(text: &str) -> Result<(), String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let looks_like_an_address =
+        name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') || text.contains([':', '[', ']', '%']);
+    if name.is_empty() {
+        return Err("is empty; it needs a name or an IP address".to_owned());
+    }
+    if looks_like_an_address {
+        return Err(not_an_address(text));
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(format!("is longer than {LONGEST_NAME} characters"));
+    }
+    if let Some(strange) = text.chars().find(|c| c.is_whitespace() || c.is_control() || "/\\@#?".contains(*c))
+    {
+        return Err(format!("has a {strange:?} in it, which no host name has"));
+    }
+    match name.split('.').find(|label| label.is_empty() || label.len() > 63) {
+        Some("") => Err("has two dots with nothing between them".to_owned()),
+        Some(_) => Err("has a part of more than 63 characters".to_owned()),
+        None => Ok(()),
+    }
 }
 
 fn list(names: &[&str]) -> String {

@@ -3,12 +3,14 @@
 //! A builder takes any value; what is out of range or contradicts itself is told when the builder becomes an
 //! endpoint. Invariant: past that check the driver's specs inside hold only what a kernel can be asked for.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::error::EndpointError;
 use super::keep_alive::{self, KeepAlive};
 use super::limits;
+use super::parse;
 use crate::driver::options::{ConnectSpec, ListenSpec, TcpOptions};
 
 /// A TCP port to listen on, with the options of its socket and of the connections it accepts.
@@ -182,7 +184,7 @@ impl TcpListen {
     }
 }
 
-/// A TCP address to connect to, with the options of the connection.
+/// A TCP address or host to connect to, with the options of the connection.
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -190,7 +192,7 @@ impl TcpListen {
 /// use twistor::endpoint::TcpConnect;
 ///
 /// let endpoint = TcpConnect::new((Ipv4Addr::LOCALHOST, 8000).into()).timeout(Duration::from_secs(5));
-/// assert_eq!(endpoint.address().to_string(), "127.0.0.1:8000");
+/// assert_eq!(endpoint.address().unwrap().to_string(), "127.0.0.1:8000");
 /// ```
 ///
 /// # Portability

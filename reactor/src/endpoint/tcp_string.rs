@@ -106,16 +106,18 @@ fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen,
     Ok(tcp)
 }
 
-/// `tcp:ADDRESS:PORT`.
+/// `tcp:HOST:PORT`.
 pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<TcpConnect, EndpointError> {
     let mut fields = endpoint.into_fields(&CONNECT)?;
     // In the order of the string, so that the first thing wrong in it is the one told.
-    let host = fields.address("host", 0)?;
-    let mut address = fields.required("host", host)?;
+    let host = fields.read("host", |text| match parse::ip_address(text, 0) {
+        Some(_) => Ok(text.to_owned()),
+        None => parse::check_host_name(text).map(|()| text.to_owned()),
+    })?;
+    let host = fields.required("host", host)?;
     let port = fields.number("port", &limits::CONNECT_PORT)?;
-    address.set_port(fields.required("port", port)?);
 
-    let mut tcp = TcpConnect::new(address);
+    let mut tcp = TcpConnect::host(&host, fields.required("port", port)?);
     if let Some(local) = fields.read("bind_address", local_address)? {
         tcp = tcp.local_addr(local);
     }
@@ -297,7 +299,7 @@ mod tests {
         assert_eq!(listen("tcp6:80:interface=[::1]"), built);
         assert_eq!(listen("tcp:80:interface=[::1]"), built);
         assert_eq!(connect(r"tcp:\:\:1:80"), connect("tcp:[::1]:80"));
-        assert_eq!(connect("tcp:[fe80::1%3]:80").address().to_string(), "[fe80::1%3]:80");
+        assert_eq!(connect("tcp:[fe80::1%3]:80").target().to_string(), "[fe80::1%3]:80");
         assert_eq!(
             connect(r"tcp:[::1]:80:bind_address=[::1]\:5000").spec().local_address,
             Some((Ipv6Addr::LOCALHOST, 5000).into())
@@ -322,7 +324,7 @@ mod tests {
         );
         assert_eq!(
             listen_error("tcp:80:interface=lo"),
-            r#"interface "lo" (column 18) needs an IP address; names are not resolved yet"#
+            r#"interface "lo" (column 18) needs an IP address, not a name"#
         );
         assert_eq!(
             listen_error("tcp6:80:interface=127.0.0.1"),
@@ -370,21 +372,39 @@ mod tests {
     }
 
     #[test]
+    fn a_client_may_name_a_host() {
+        for (source, target) in [
+            ("tcp:example.org:80", "example.org:80"),
+            ("tcp:localhost:80", "localhost:80"),
+            ("tcp:host=xn--bcher-kva.example.:port=80", "xn--bcher-kva.example.:80"),
+            ("tcp:bücher.example:80", "bücher.example:80"),
+            ("tcp:1.example:80", "1.example:80"),
+        ] {
+            assert_eq!(connect(source).target().to_string(), target);
+            assert_eq!(connect(source).address(), None);
+        }
+        assert_eq!(connect("tcp:example.org:80"), TcpConnect::host("example.org", 80));
+        assert_eq!(connect("tcp:[::1]:80"), TcpConnect::host("::1", 80));
+    }
+
+    #[test]
     fn what_is_wrong_with_a_client_is_pointed_at() {
-        assert_eq!(
-            connect_error("tcp:example.org:80"),
-            r#"host "example.org" (column 5) needs an IP address; names are not resolved yet"#
-        );
-        assert_eq!(
-            connect_error("tcp:localhost:80"),
-            "host \"localhost\" (column 5) needs an IP address; names are not resolved yet \
-             (localhost is 127.0.0.1)"
-        );
         assert_eq!(
             connect_error("tcp:127.0.0.256:80"),
             r#"host "127.0.0.256" (column 5) is not an IP address"#
         );
-        assert_eq!(connect_error("tcp::80"), r#"host "" (column 5) is empty; it needs an IP address"#);
+        assert_eq!(
+            connect_error("tcp:a b:80"),
+            r#"host "a b" (column 5) has a ' ' in it, which no host name has"#
+        );
+        assert_eq!(
+            connect_error("tcp:example..org:80"),
+            r#"host "example..org" (column 5) has two dots with nothing between them"#
+        );
+        assert_eq!(
+            connect_error("tcp::80"),
+            r#"host "" (column 5) is empty; it needs a name or an IP address"#
+        );
         assert_eq!(
             connect_error("tcp:127.0.0.1"),
             r#"the port is missing; write something like "tcp:127.0.0.1:8000""#

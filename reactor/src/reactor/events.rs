@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 
 use crate::core::slots::Token;
 use crate::reactor::handle::Handle;
+use crate::reactor::inner::Inner;
 use crate::reactor::watchdog::Hook;
 
 /// A kind of event that parts of a program tell each other of, without knowing each other. Clones are the same kind.
@@ -58,12 +59,18 @@ impl<E: 'static> Events<E> {
     /// A kind of event that nobody is interested in yet.
     #[must_use]
     pub fn new(handle: &Handle) -> Self {
-        let shared = Shared { hooks: RefCell::new(Vec::new()), next: Cell::new(0) };
-        Self { handle: handle.clone(), shared: Rc::new(shared) }
+        let shared = Rc::new(Shared { hooks: RefCell::new(Vec::new()), next: Cell::new(0) });
+        if let Some(inner) = handle.inner() {
+            let of: Rc<dyn Subscriptions> = shared.clone();
+            let mut events = inner.events.borrow_mut();
+            events.retain(|events| events.strong_count() > 0);
+            events.push(Rc::downgrade(&of));
+        }
+        Self { handle: handle.clone(), shared }
     }
 
-    /// Has `hook` called with every event from now on, until the subscription is cancelled or the last clone of this is
-    /// gone. A hook that panics is logged, and called again all the same.
+    /// Has `hook` called with every event from now on, until the subscription is cancelled, the last clone of this is gone
+    /// or the reactor is dropped; a hook may keep a clone, to emit again. A hook that panics is logged, and called again all the same.
     pub fn on(&self, hook: impl FnMut(&Handle, &E) + 'static) -> Subscription {
         let number = self.shared.next.get();
         self.shared.next.set(number + 1);
@@ -86,6 +93,7 @@ impl<E: 'static> Events<E> {
     }
 
     /// Tells everybody who is interested, from the loop: first emitted, first told.
+    #[track_caller]
     pub fn emit(&self, event: E) {
         let shared = Rc::clone(&self.shared);
         self.handle.call_soon(move |handle| shared.tell(handle, &event));
@@ -114,12 +122,18 @@ impl<E> Shared<E> {
 }
 
 /// What a subscription needs of its event, whatever its type.
-trait Subscriptions {
+pub(crate) trait Subscriptions {
+    /// Ends all, at the end of the reactor.
+    fn end(&self, inner: &Inner);
     fn remove(&self, number: u64, handle: &Handle) -> bool;
     fn has(&self, number: u64) -> bool;
 }
 
 impl<E> Subscriptions for Shared<E> {
+    fn end(&self, inner: &Inner) {
+        inner.discard(self.hooks.take());
+    }
+
     fn remove(&self, number: u64, handle: &Handle) -> bool {
         let removed = {
             let mut hooks = self.hooks.borrow_mut();

@@ -73,14 +73,6 @@ impl Handle {
         CURRENT.with_borrow(|current| current.last().cloned())
     }
 
-    /// Whether the loop with this inbox is on this thread's stack.
-    pub(crate) fn is_running_here(inbox: &std::sync::Arc<crate::reactor::remote::Inbox>) -> bool {
-        CURRENT.with_borrow(|current| {
-            let mut inners = current.iter().filter_map(Self::inner);
-            inners.any(|inner| std::sync::Arc::ptr_eq(&inner.inbox, inbox))
-        })
-    }
-
     // Ports and connections.
 
     /// Listens at `endpoint`, and has `factory` make the protocol of each connection.

@@ -22,6 +22,7 @@ use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::{Attempt, AttemptId};
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
+use crate::reactor::events::Subscriptions;
 use crate::reactor::handle::Handle;
 use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
@@ -82,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) channels: RefCell<Slots<Option<Box<dyn Any>>>>,
     /// Looping calls that may still be there: their closures can hold them alive.
     pub(crate) loops: RefCell<Vec<Weak<Looping>>>,
+    /// Events whose hooks may hold them alive.
+    pub(crate) events: RefCell<Vec<Weak<dyn Subscriptions>>>,
     pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,
     pub(crate) shutdown: RefCell<Shutdown>,
     /// Connections and attempts: what `run_until_idle` waits for.

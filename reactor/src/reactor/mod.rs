@@ -127,6 +127,7 @@ impl Reactor {
             inbox,
             channels: RefCell::new(Slots::new()),
             loops: RefCell::new(Vec::new()),
+            events: RefCell::new(Vec::new()),
             before_wait: RefCell::new(Vec::new()),
             shutdown: RefCell::new(Shutdown::new()),
             connections: Cell::new(0),
@@ -158,7 +159,8 @@ impl Reactor {
     }
 
     /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no attempt,
-    /// no port, no timer, no callback, no job on another thread. Ports and timers can be excluded with their `unref`.
+    /// no port, no timer, no callback, no job on another thread, no watched descriptor; hooks of signals do not
+    /// count. Ports and timers can be excluded with their `unref`.
     ///
     /// # Errors
     ///

@@ -11,8 +11,7 @@ use crate::sys::thread_pool::ThreadPool;
 use crate::thread::JobError;
 
 /// What finds the addresses of a host.
-pub(crate) type Resolver =
-    Arc<dyn Fn(&Handle, &str) -> Deferred<Vec<IpAddr>, io::Error> + Send + Sync>;
+pub(crate) type Resolver = Arc<dyn Fn(&Handle, &str) -> Deferred<Vec<IpAddr>, io::Error> + Send + Sync>;
 
 /// Threads for the system's resolver, which blocks: a name server that does not answer must not hold up anything but
 /// names.

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use crate::driver::Waker;
 use crate::reactor::handle::Handle;
@@ -35,6 +36,8 @@ pub(crate) struct Inbox {
     pending: AtomicBool,
     state: AtomicU8,
     limit: usize,
+    /// The loop's, which a reactor never leaves.
+    thread: ThreadId,
     /// Nobody's once the reactor is gone: a `Remote` that is kept must not keep a descriptor.
     waker: Mutex<Waker>,
     wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
@@ -51,6 +54,7 @@ impl Inbox {
             pending: AtomicBool::new(false),
             state: AtomicU8::new(attention::ASLEEP),
             limit,
+            thread: thread::current().id(),
             waker: Mutex::new(waker),
             wake_hook,
         })
@@ -223,7 +227,7 @@ pub enum CallError {
     Full,
     /// The reactor is gone.
     Gone,
-    /// The call panicked, or the reactor ended before it came to it.
+    /// The call panicked, or the reactor was dropped before it came to it.
     Unanswered,
     /// The loop's own thread cannot wait for the loop.
     OwnThread,
@@ -309,13 +313,14 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// As many calls are waiting as the limit allows; the reactor is gone, or ends before it comes to this call; `f`
-    /// panics; or this is the loop's own thread, which would wait for itself.
+    /// As many calls are waiting as the limit allows; the reactor is gone, or is dropped before it comes to this call
+    /// (one that has stopped and was not dropped may run again, and is waited for); `f` panics; or this is the loop's own
+    /// thread, which would wait for itself.
     pub fn blocking_call<R: Send + 'static>(
         &self,
         f: impl FnOnce(&Handle) -> R + Send + 'static,
     ) -> Result<R, CallError> {
-        if Handle::is_running_here(&self.inbox) {
+        if self.inbox.thread == thread::current().id() && !self.inbox.is_closed() {
             return Err(CallError::OwnThread);
         }
         let (answer, answers) = std::sync::mpsc::sync_channel(1);

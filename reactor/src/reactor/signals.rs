@@ -46,6 +46,11 @@ mod watching {
 
     impl Inner {
         fn want_signal(&self, signal: i32) -> io::Result<()> {
+            #[cfg(feature = "testing")]
+            if self.driver.borrow().is_simulated() {
+                // It comes from nowhere but `deliver_signal`.
+                return crate::sys::signal::check(signal);
+            }
             let mut signals = self.signals.borrow_mut();
             match &mut signals.watch {
                 Some(watch) => watch.add(signal)?,
@@ -104,6 +109,14 @@ mod watching {
                 if !self.call_signal_hooks(signal) && stops && STOPPING.contains(&signal) {
                     self.stop_at_signal();
                 }
+            }
+        }
+
+        /// A simulated signal: it has the effect of a real one.
+        #[cfg(feature = "testing")]
+        pub(crate) fn deliver_signal(&self, signal: Signal) {
+            if !self.call_signal_hooks(signal.0) && STOPPING.contains(&signal.0) {
+                self.stop_at_signal();
             }
         }
 

@@ -78,11 +78,16 @@ impl Inner {
             let job = self.jobs.borrow_mut().remove(token);
             self.discard(job);
         }
+        for events in self.events.take().iter().filter_map(Weak::upgrade) {
+            events.end(self);
+        }
         let hooks = self.before_wait.take();
         self.discard(hooks);
         self.drop_pending();
         self.discard(self.pool.take_spent());
         self.pool.release();
+        // A destructor may have asked for signals; the descriptor that they wake is about to be closed.
+        self.discard(self.signals.take());
     }
 
     pub(crate) fn drop_slot(&self, slot: Slot) {

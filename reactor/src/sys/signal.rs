@@ -37,6 +37,16 @@ pub(crate) struct SignalWatch {
     signals: SignalSet,
 }
 
+/// Whether a signal can be watched.
+///
+/// # Errors
+///
+/// As [`SignalWatch::new`].
+#[cfg(feature = "testing")]
+pub(crate) fn check(signal: c_int) -> io::Result<()> {
+    SignalSet::watchable(&[signal]).map(|_| ())
+}
+
 /// A set of signals; iterates from the lowest number to the highest.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct SignalSet(u64);
@@ -102,6 +112,8 @@ impl SignalWatch {
             let slot = &SLOTS[self.slot];
             slot.watched.fetch_and(!bit(signal), SeqCst);
             table.remove_watcher(signal);
+            // A handler in another thread may have seen the signal as watched.
+            slot.wait_for_handlers();
             slot.pending.fetch_and(!bit(signal), SeqCst);
         }
     }
@@ -213,13 +225,17 @@ impl Slot {
 
     fn close(&self) {
         self.watched.store(0, SeqCst);
+        self.wait_for_handlers();
+        self.wake_fd.store(-1, SeqCst);
+    }
+
+    fn wait_for_handlers(&self) {
         // A handler that comes now sees that the slot is closed before it counts itself, so this ends also in
         // a storm. The handlers waited for are in other threads: one that interrupts this thread is
         // finished when we go on.
         while self.handlers.load(SeqCst) != 0 {
             std::thread::yield_now();
         }
-        self.wake_fd.store(-1, SeqCst);
     }
 
     /// Called by the handler: async-signal-safe.

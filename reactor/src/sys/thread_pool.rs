@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -70,13 +71,19 @@ struct State {
     is_closed: bool,
 }
 
-/// Why a job was not taken.
+/// A job was not taken: as many wait as may, or no thread could be started and there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum NotTaken {
-    Full,
-    Closed,
-    /// No thread could be started, and there is none.
-    NoThread,
+pub(crate) struct NotTaken;
+
+/// A pool that does not live longer because of this.
+pub(crate) struct WeakPool {
+    owner: Weak<Owner>,
+}
+
+impl WeakPool {
+    pub(crate) fn upgrade(&self) -> Option<ThreadPool> {
+        self.owner.upgrade().map(|owner| ThreadPool { owner })
+    }
 }
 
 impl ThreadPool {
@@ -130,39 +137,48 @@ impl ThreadPool {
         self.owner.shared.lock().jobs.len()
     }
 
+    pub(crate) fn downgrade(&self) -> WeakPool {
+        WeakPool { owner: Arc::downgrade(&self.owner) }
+    }
+
+    /// Queues a job for a thread, and starts one if none is free.
     pub(crate) fn push(&self, job: Job) -> Result<JobId, NotTaken> {
         let shared = &self.owner.shared;
-        let mut state = shared.lock();
-        if state.is_closed {
-            return Err(NotTaken::Closed);
-        }
-        // What a free thread is about to take does not wait.
-        let free = state.idle + (shared.size - state.running);
-        if state.jobs.len() >= shared.queue_limit.saturating_add(free) {
-            return Err(NotTaken::Full);
-        }
-        if state.jobs.len() >= state.idle && state.running < shared.size {
-            let worker = Arc::clone(shared);
-            let started = thread::Builder::new().name("twistor-pool".to_owned()).spawn(move || worker.work());
-            match started {
-                Ok(thread) => {
-                    state.threads.retain(|thread| !thread.is_finished());
-                    state.threads.push(thread);
-                    state.running += 1;
-                }
-                Err(error) if state.running == 0 => {
-                    log::error!("no thread can be started: {error}");
-                    return Err(NotTaken::NoThread);
-                }
-                Err(error) => log::warn!("no further thread can be started: {error}"),
+        let (result, failure) = {
+            let mut state = shared.lock();
+            // What a free thread is about to take does not wait.
+            let free = state.idle + (shared.size - state.running);
+            if state.jobs.len() >= shared.queue_limit.saturating_add(free) {
+                return Err(NotTaken);
             }
+            let failure = if state.jobs.len() >= state.idle && state.running < shared.size {
+                shared.start_thread(&mut state).err()
+            } else {
+                None
+            };
+            let result = if state.running == 0 { Err(NotTaken) } else { Ok(state.add(job)) };
+            (result, failure)
+        };
+        if let Some(error) = failure {
+            log::warn!("the pool cannot start a thread: {error}");
         }
-        let id = state.next_id;
-        state.next_id += 1;
-        state.jobs.push_back((id, job));
-        drop(state);
         shared.bell.notify_one();
-        Ok(id)
+        result
+    }
+
+    /// Queues a job for [`take_first`](Self::take_first).
+    pub(crate) fn push_without_thread(&self, job: Job) -> Result<JobId, NotTaken> {
+        let shared = &self.owner.shared;
+        let mut state = shared.lock();
+        if state.jobs.len() >= shared.queue_limit.saturating_add(shared.size) {
+            return Err(NotTaken);
+        }
+        Ok(state.add(job))
+    }
+
+    /// The first of the jobs that wait, for whoever does it instead of a thread.
+    pub(crate) fn take_first(&self) -> Option<Job> {
+        self.owner.shared.lock().jobs.pop_front().map(|(_, job)| job)
     }
 
     /// Takes back a job that has not begun.
@@ -173,7 +189,34 @@ impl ThreadPool {
     }
 }
 
+impl State {
+    fn add(&mut self, job: Job) -> JobId {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.jobs.push_back((id, job));
+        id
+    }
+}
+
+/// A thread of the pool, as long as it lives.
+struct Running<'s>(&'s Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+    }
+}
+
 impl Shared {
+    fn start_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let worker = Arc::clone(self);
+        let thread = thread::Builder::new().name("twistor-pool".to_owned()).spawn(move || worker.work())?;
+        state.threads.retain(|thread| !thread.is_finished());
+        state.threads.push(thread);
+        state.running += 1;
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No user code runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,17 +224,25 @@ impl Shared {
 
     /// The life of a thread.
     fn work(&self) {
+        let _running = Running(self);
+        loop {
+            let Some(job) = self.next_job() else { return };
+            // A job catches its own panic. What it leaves behind may have another, also in a destructor.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+            }
+        }
+    }
+
+    /// Waits for a job; `None` when this thread is not needed any more.
+    fn next_job(&self) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if let Some((_, job)) = state.jobs.pop_front() {
-                drop(state);
-                // A job catches its own panic; its destructor may have another.
-                let _ = catch_unwind(AssertUnwindSafe(job));
-                state = self.lock();
-                continue;
+                return Some(job);
             }
             if state.is_closed {
-                break;
+                return None;
             }
             state.idle += 1;
             let (woken, wait) =
@@ -199,10 +250,9 @@ impl Shared {
             state = woken;
             state.idle -= 1;
             if wait.timed_out() && state.jobs.is_empty() {
-                break;
+                return None;
             }
         }
-        state.running -= 1;
     }
 }
 

@@ -131,7 +131,9 @@ impl Fault {
         Self::new(Kind::HalfOpen { host: host.to_owned(), choice: 0 })
     }
 
-    /// Ends the fault after a while. What happens at one moment, a reset for instance, has nothing to end.
+    /// Ends the fault after a while. Partitions and cuts that overlap end one after the other; where otherwise a later
+    /// fault has changed the same thing meanwhile, that one's end counts. What happens at one moment, a reset for
+    /// instance, has nothing to end.
     pub fn lasting(mut self, time: Duration) -> Self {
         self.lasts = Some(time);
         self
@@ -170,11 +172,35 @@ impl Fault {
             return;
         }
         sim.network().borrow_mut().note(None, &format!("fault: {self}"));
+        let setting = self.setting();
+        let mark = sim.change_setting(&setting);
+        let end = self.end(sim);
         self.begin(sim);
-        if let Some(end) = self.end()
+        if let Some(end) = end
             && let Some(lasts) = self.lasts
         {
-            sim.at(sim.now().saturating_add(lasts), move |sim| end.apply(sim, false));
+            sim.at(sim.now().saturating_add(lasts), move |sim| {
+                // What another fault has changed since is that one's to end.
+                if sim.setting_is_as(&setting, mark) {
+                    end.apply(sim);
+                }
+            });
+        }
+    }
+
+    /// What it changes, if a later fault can take its place. Cuts are counted instead, but a heal ends all of them.
+    fn setting(&self) -> String {
+        match &self.kind {
+            Kind::Partition(_) | Kind::Cut { .. } => "cuts".to_owned(),
+            Kind::Heal => "heal".to_owned(),
+            Kind::Crash(host) | Kind::Restart(host) => format!("life of {host}"),
+            Kind::Freeze(host) => format!("pace of {host}"),
+            Kind::SlowReader(host, _) => format!("reading of {host}"),
+            Kind::Unwelcome(host, _) => format!("welcome of {host}"),
+            Kind::DescriptorLimit(host, _) => format!("descriptors of {host}"),
+            Kind::ClockRate(host, _) => format!("clock of {host}"),
+            Kind::Link { one, other, .. } => format!("link of {one} and {other}"),
+            Kind::Reset { .. } | Kind::HalfOpen { .. } => "streams".to_owned(),
         }
     }
 
@@ -250,8 +276,16 @@ impl Fault {
         }
     }
 
-    /// What ends it.
-    fn end(&self) -> Option<Ending> {
+    /// Whether it has an end: what happens at one moment has none.
+    fn has_end(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Heal | Kind::Restart(_) | Kind::Freeze(_) | Kind::Reset { .. } | Kind::HalfOpen { .. }
+        )
+    }
+
+    /// What ends it: asked before it begins.
+    fn end(&self, sim: &Simulation) -> Option<Ending> {
         match &self.kind {
             Kind::Partition(hosts) => Some(Ending::Partition(hosts.clone())),
             Kind::Cut { from, to } => Some(Ending::Cut(from.clone(), to.clone())),
@@ -260,12 +294,13 @@ impl Fault {
             Kind::Unwelcome(host, _) => Some(Ending::Unwelcome(host.clone())),
             Kind::DescriptorLimit(host, _) => Some(Ending::DescriptorLimit(host.clone())),
             Kind::ClockRate(host, _) => Some(Ending::ClockRate(host.clone())),
-            Kind::Heal
-            | Kind::Restart(_)
-            | Kind::Freeze(_)
-            | Kind::Link { .. }
-            | Kind::Reset { .. }
-            | Kind::HalfOpen { .. } => None,
+            Kind::Link { one, other, .. } => {
+                let before = sim.network().borrow_mut().link(sim.id(one), sim.id(other));
+                Some(Ending::Link(one.clone(), other.clone(), before))
+            }
+            Kind::Heal | Kind::Restart(_) | Kind::Freeze(_) | Kind::Reset { .. } | Kind::HalfOpen { .. } => {
+                None
+            }
         }
     }
 
@@ -287,10 +322,11 @@ enum Ending {
     Unwelcome(String),
     DescriptorLimit(String),
     ClockRate(String),
+    Link(String, String, Link),
 }
 
 impl Ending {
-    fn apply(&self, sim: &Simulation, _strictly: bool) {
+    fn apply(&self, sim: &Simulation) {
         let network = || sim.network().borrow_mut();
         match self {
             Self::Partition(hosts) => {
@@ -298,7 +334,7 @@ impl Ending {
                 Fault::partition(hosts.clone()).set_partition(sim, hosts, false);
             }
             Self::Cut(from, to) => {
-                network().note(None, &format!("the way from {from} to {to} is mended"));
+                network().note(None, &format!("the cut from {from} to {to} ends"));
                 network().set_cut(sim.id(from), sim.id(to), false);
             }
             Self::Crash(host) if sim.is_up(host) => {}
@@ -307,6 +343,7 @@ impl Ending {
             Self::Unwelcome(host) => network().set_unwelcome(sim.id(host), None),
             Self::DescriptorLimit(host) => network().set_descriptor_limit(sim.id(host), None),
             Self::ClockRate(host) => network().set_clock_rate(sim.id(host), 1.0),
+            Self::Link(one, other, before) => network().set_link(sim.id(one), sim.id(other), before),
         }
     }
 }
@@ -331,7 +368,7 @@ impl fmt::Display for Fault {
         }?;
         match (&self.kind, self.lasts) {
             (Kind::Freeze(_), lasts) => write!(f, ", for {:?}", lasts.unwrap_or(FREEZE)),
-            (_, Some(lasts)) if self.end().is_some() => write!(f, ", for {lasts:?}"),
+            (_, Some(lasts)) if self.has_end() => write!(f, ", for {lasts:?}"),
             _ => Ok(()),
         }
     }

@@ -354,7 +354,8 @@ impl<C: Protocol, S: Protocol> Pair<C, S> {
         &self.server
     }
 
-    /// Carries bytes to and fro until neither has anything to say, without waiting for timers.
+    /// Carries bytes to and fro until neither has anything to say. Time passes as far as bytes are on their way, and
+    /// timers that are due by then fire; nobody waits for others.
     ///
     /// # Panics
     ///

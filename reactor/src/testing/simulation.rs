@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -114,6 +114,10 @@ struct Inner {
     hosts: RefCell<Vec<Rc<HostState>>>,
     actions: RefCell<BinaryHeap<Reverse<Scheduled>>>,
     number: Cell<u64>,
+    /// How often faults have changed what lasts.
+    settings: RefCell<BTreeMap<String, u64>>,
+    /// A host's reactor is in other hands, which move the time.
+    has_lone_reactor: Cell<bool>,
     /// For the test itself, and for random faults.
     choices: RefCell<Generator>,
     fault_choices: RefCell<Generator>,
@@ -147,6 +151,8 @@ impl Simulation {
         let mut generator = Generator::new(seed);
         let inner = Inner {
             seed,
+            settings: RefCell::default(),
+            has_lone_reactor: Cell::new(false),
             choices: RefCell::new(generator.split()),
             fault_choices: RefCell::new(generator.split()),
             network: Rc::new(RefCell::new(Network::new(generator.next()))),
@@ -226,6 +232,7 @@ impl Simulation {
     /// The settings make no sense.
     pub fn lone_reactor(&self, name: &str, builder: ReactorBuilder) -> io::Result<(Host, Reactor)> {
         let state = self.add_host(name, builder.clone(), Rc::new(|_| {}));
+        self.inner.has_lone_reactor.set(true);
         // Within one machine, everything arrives at once.
         let reactor = builder.build_simulated(&self.inner.network, state.id, true)?;
         Ok((self.handle_of(&state), reactor))
@@ -314,8 +321,13 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// That time has passed: time does not go backwards.
+    /// That time has passed: time does not go backwards. Or a [lone reactor](Self::lone_reactor) moves the time.
     pub fn at(&self, time: Duration, action: impl FnOnce(&Self) + 'static) {
+        assert!(
+            !self.inner.has_lone_reactor.get(),
+            "a reactor that runs by itself moves the time, and knows nothing of what the simulation is to do: \
+             use a timer of that reactor"
+        );
         let now = self.now();
         assert!(time >= now, "the simulation is at {now:?} already, and time does not go back to {time:?}");
         let number = self.inner.number.get();
@@ -366,6 +378,23 @@ impl Simulation {
                 self.at(time, move |sim| sim.inject_with(fault, false));
             }
         }
+    }
+
+    /// Notes that a fault changes something, and how often that was done; a heal changes all cuts.
+    pub(super) fn change_setting(&self, setting: &str) -> u64 {
+        let mut settings = self.inner.settings.borrow_mut();
+        if setting == "cuts" {
+            return settings.get("heal").copied().unwrap_or_default();
+        }
+        let changes = settings.entry(setting.to_owned()).or_default();
+        *changes += 1;
+        *changes
+    }
+
+    /// Whether nobody has changed it since.
+    pub(super) fn setting_is_as(&self, setting: &str, mark: u64) -> bool {
+        let setting = if setting == "cuts" { "heal" } else { setting };
+        self.inner.settings.borrow().get(setting).copied().unwrap_or_default() == mark
     }
 
     /// Lets only those random faults happen that have these numbers.
@@ -782,6 +811,22 @@ impl Host {
     #[must_use]
     pub fn open_descriptors(&self) -> usize {
         self.network().borrow().open_descriptors(self.state.id)
+    }
+
+    /// Sends a signal to the program that runs there. Its hooks for it are called in the reactor's next turn; without a
+    /// hook SIGINT and SIGTERM stop the reactor, and others do nothing.
+    ///
+    /// # Panics
+    ///
+    /// No reactor runs there.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: crate::Signal) {
+        self.note(format_args!("gets {signal}"));
+        self.reactor().call_soon(move |handle| {
+            if let Some(inner) = handle.inner() {
+                inner.deliver_signal(signal);
+            }
+        });
     }
 
     /// Writes a line of this host into the trace.

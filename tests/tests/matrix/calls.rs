@@ -231,6 +231,90 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         assert!(!deferred.cancel());
         deferred.on_done(move |_, _| drop(value));
     }),
+    ("Canceller::cancel", |stage| {
+        let value = Value::new();
+        let connecting = stage.handle.connect(stage.address(), Watched::new());
+        let canceller = connecting.canceller();
+        connecting.on_done(move |_, _| drop(value));
+        assert_eq!(canceller.cancel(), !stage_is_gone());
+        assert!(!canceller.cancel());
+    }),
+    // Allocations are counted by thread: what a thread gives back that it did not take would be missed here. A
+    // simulated reactor has no threads.
+    ("Handle::connect, by name", |stage| {
+        if !stage.is_simulated() {
+            return;
+        }
+        let value = Value::new();
+        let endpoint = format!("tcp:localhost:{}", stage.address().port());
+        stage.handle.connect(endpoint, Watched::new()).on_done(move |_, _| drop(value));
+    }),
+    ("Handle::defer_to_thread", |stage| {
+        if !stage.is_simulated() {
+            return;
+        }
+        let (value, given) = (Value::new(), std::sync::Arc::new(()));
+        let deferred = stage.handle.defer_to_thread(move || given);
+        deferred.on_done(move |_, _| drop(value));
+        let cancelled = stage.handle.defer_to_thread(|| ());
+        assert_eq!(cancelled.cancel(), !stage_is_gone());
+        drop(cancelled);
+    }),
+    ("Handle::random", |stage| {
+        assert!(stage.handle.random().below(3) < 3);
+        assert!(stage.handle.random().unit() < 1.0);
+    }),
+    ("Events::emit", |stage| {
+        let events = twistor::Events::new(&stage.handle);
+        let (value, own) = (Value::new(), events.clone());
+        let subscription = events.on(move |_, number: &u32| {
+            let _ = (&value, own.subscribers(), number);
+        });
+        events.emit(1);
+        assert!(subscription.is_active() && subscription.cancel() && !subscription.cancel());
+        let value = Value::new();
+        events.on(move |_, _| {
+            let _ = &value;
+        });
+        events.emit(2);
+    }),
+    ("Handle::on_signal", |stage| {
+        let value = Value::new();
+        let hook = stage.handle.on_signal(twistor::Signal::WINCH, move |_| {
+            let _ = &value;
+        });
+        // A simulated host gets no signals.
+        if let Ok(hook) = hook {
+            assert!(hook.remove() && !hook.remove());
+        }
+        assert!(stage.handle.on_signal(twistor::Signal::KILL, |_| {}).is_err());
+    }),
+    ("Handle::add_reader", |stage| {
+        let (ours, _theirs) = std::io::pipe().expect("a pipe");
+        let (value, other) = (Value::new(), Value::new());
+        let reader = stage.handle.add_reader(&ours, move |_| {
+            let _ = &value;
+        });
+        if let Ok(reader) = reader {
+            reader.pause();
+            reader.resume();
+            assert!(reader.is_active() && reader.remove() && !reader.remove());
+        }
+        // Left to the reactor's end: the other end of the pipe is gone, so that it is ready.
+        let left = stage.handle.add_reader(&ours, move |_| {
+            let _ = &other;
+        });
+        if let Ok(left) = left {
+            left.pause();
+        }
+    }),
+    ("Remote::blocking_call", |stage| {
+        let value = std::sync::Arc::new(());
+        if stage.in_loop() {
+            let answer = stage.handle.remote().blocking_call(move |_| drop(value));
+            assert!(answer.is_err(), "the loop cannot wait for itself");
+        }
+    }),
     ("Handle::connect, nonsense", |stage| drop(stage.handle.connect("nonsense", Watched::new()))),
     ("Handle::connect_protocol", |stage| {
         drop(stage.handle.connect_protocol(stage.address(), Probe::new(false)));

@@ -173,6 +173,10 @@ impl Stage {
         self.faults.borrow_mut().push(text.into());
     }
 
+    pub(crate) fn is_simulated(&self) -> bool {
+        !matches!(self.machine, Machine::Real)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.port.local_addr().socket_addr().expect("an IP port")
     }

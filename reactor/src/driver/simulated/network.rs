@@ -37,6 +37,8 @@ pub(super) const RETRANSMIT: Duration = Duration::from_millis(200);
 pub(super) const SYN_RETRY: Duration = Duration::from_secs(1);
 /// So often a SYN is sent again before the attempt is given up: after 127 s in all, as on Linux.
 pub(super) const SYN_RETRIES: u32 = 6;
+/// So often the answer to a SYN is sent again, as on Linux.
+pub(super) const SYN_ANSWERS: u32 = 5;
 /// A stream whose output nobody acknowledges is given up after this time, about as on Linux.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(15 * 60);
 
@@ -138,7 +140,8 @@ impl Clock {
 /// One direction between two hosts.
 pub(super) struct Path {
     pub(super) link: Link,
-    pub(super) is_cut: bool,
+    /// How many faults cut it now.
+    pub(super) cuts: u32,
     /// When the last byte that was sent has left.
     pub(super) busy_until: u64,
     /// Its own, so that what happens elsewhere changes nothing here.
@@ -425,7 +428,8 @@ impl Network {
 
     /// Lets the host's clock run faster or slower from now on.
     pub(crate) fn set_clock_rate(&mut self, host: HostId, rate: f64) {
-        let now = self.now;
+        // A host that computes has seen its clock there already.
+        let now = self.local_now(host);
         let clock = &mut self.hosts[host.0].clock;
         let rate = (rate * MILLION as f64).round().max(1.0) as u64;
         *clock = Clock { since: now, shown: clock.at(now), rate };
@@ -472,7 +476,7 @@ impl Network {
             Next::Transmit(id) => self.transmit(id),
             Next::GiveUp(id) => self.give_up(id),
             Next::Probed(id) => self.probed(id),
-            Next::ResetBack(id) => self.fail(id, io::ErrorKind::ConnectionReset),
+            Next::ResetBack(id) => self.reset_arrives(id),
             Next::ReadsAgain(host) => self.touch_all(host),
         }
     }
@@ -489,11 +493,16 @@ impl Network {
         }
     }
 
+    /// What the link between two hosts is like now.
+    pub(crate) fn link(&mut self, one: HostId, other: HostId) -> Link {
+        self.path(one, other).link.clone()
+    }
+
     pub(super) fn path(&mut self, from: HostId, to: HostId) -> &mut Path {
         let (usual, seed) = (&self.usual_link, self.seed);
         self.paths.entry((from, to)).or_insert_with(|| Path {
             link: if from == to { Link::instant() } else { usual.clone() },
-            is_cut: false,
+            cuts: 0,
             busy_until: 0,
             random: Generator::for_purpose(seed, from.0 as u64, to.0 as u64),
         })
@@ -502,23 +511,24 @@ impl Network {
     /// Whether nothing gets from one host to the other.
     pub(super) fn is_cut(&self, from: HostId, to: HostId) -> bool {
         let nowhere = from == NOWHERE || to == NOWHERE || !self.hosts[to.0].is_up;
-        nowhere || self.paths.get(&(from, to)).is_some_and(|path| path.is_cut)
+        nowhere || self.paths.get(&(from, to)).is_some_and(|path| path.cuts > 0)
     }
 
-    /// Cuts the way from one host to the other, or mends it.
+    /// Cuts the way from one host to the other, or takes one cut back: it is free when all are.
     pub(crate) fn set_cut(&mut self, from: HostId, to: HostId, is_cut: bool) {
-        self.path(from, to).is_cut = is_cut;
+        let path = self.path(from, to);
+        path.cuts = if is_cut { path.cuts + 1 } else { path.cuts.saturating_sub(1) };
         self.reachability_changed();
     }
 
     pub(crate) fn is_link_cut(&self, from: HostId, to: HostId) -> bool {
-        self.paths.get(&(from, to)).is_some_and(|path| path.is_cut)
+        self.paths.get(&(from, to)).is_some_and(|path| path.cuts > 0)
     }
 
     /// Mends all paths.
     pub(crate) fn heal(&mut self) {
         for path in self.paths.values_mut() {
-            path.is_cut = false;
+            path.cuts = 0;
         }
         self.reachability_changed();
     }

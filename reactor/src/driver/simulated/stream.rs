@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::network::{
-    GIVE_UP, HostId, Network, Next, Owner, RETRANSMIT, SYN_RETRIES, SYN_RETRY, SocketId, Unwelcome, nanos,
+    GIVE_UP, HostId, Network, Next, Owner, RETRANSMIT, SYN_ANSWERS, SYN_RETRIES, SYN_RETRY, SocketId,
+    Unwelcome, nanos,
 };
 use crate::driver::Interest;
 use crate::driver::options::{KeepAliveSpec, TcpOptions};
@@ -61,6 +62,8 @@ pub(super) struct End {
     pub(super) owner: Owner,
     /// Of one that comes from a backlog: whether its handshake is complete.
     is_acknowledged: bool,
+    /// How often the answer to its SYN was sent again.
+    answers_again: u32,
     pub(super) watch: Interest,
     // Output.
     output: VecDeque<u8>,
@@ -220,6 +223,7 @@ impl Network {
             stage: Stage::Open,
             owner: Owner::Nobody,
             is_acknowledged: false,
+            answers_again: 0,
             watch: Interest::NONE,
             output: VecDeque::new(),
             on_the_way: 0,
@@ -326,6 +330,17 @@ impl Network {
         self.schedule(self.now + forth, Next::Acknowledged(other));
     }
 
+    /// The listener's side has heard nothing after its answer to the SYN: it answers again, as often as Linux does.
+    fn answer_again(&mut self, id: SocketId) {
+        let Some(end) = self.ends.get_mut(id) else { return };
+        if end.answers_again >= SYN_ANSWERS {
+            return self.remove_end(id);
+        }
+        let again = self.now + (nanos(SYN_RETRY) << end.answers_again);
+        end.answers_again += 1;
+        self.schedule(again, Next::Acknowledged(id));
+    }
+
     /// The last step of a handshake arrives at the listener's side: the connection can be accepted.
     pub(super) fn acknowledged(&mut self, id: SocketId) {
         let Some(end) = self.ends.get(id) else { return };
@@ -334,8 +349,7 @@ impl Network {
             return;
         }
         if self.is_cut(end.remote_host, end.host) {
-            // The listener's side goes on answering the SYN until it hears something.
-            return self.schedule(self.now + nanos(SYN_RETRY), Next::Acknowledged(id));
+            return self.answer_again(id);
         }
         if let Some(end) = self.ends.get_mut(id) {
             end.is_acknowledged = true;
@@ -463,8 +477,10 @@ impl Network {
         let Some(end) = self.ends.get_mut(id) else { return };
         end.arrival_is_scheduled = false;
         let (host, remote_host, other) = (end.host, end.remote_host, end.other);
-        // Whatever arrives shows that the other side has heard the answer to its SYN.
-        self.acknowledged(other);
+        if !self.is_cut(host, remote_host) {
+            // Whatever arrives shows that the other side has heard the answer to its SYN.
+            self.acknowledged(other);
+        }
         loop {
             let Some(end) = self.ends.get_mut(id) else { return };
             let Some(first) = end.segments.front().filter(|first| first.arrives <= self.now).copied() else {
@@ -534,6 +550,16 @@ impl Network {
         let (host, remote_host) = (end.host, end.remote_host);
         let delay = self.delay(remote_host, host);
         self.schedule(self.now + delay, Next::ResetBack(id));
+    }
+
+    /// A reset comes back, unless it gets lost: then what was sent is sent again, and answered again.
+    pub(super) fn reset_arrives(&mut self, id: SocketId) {
+        let Some(end) = self.ends.get(id) else { return };
+        if self.is_cut(end.remote_host, end.host) {
+            self.stall(id);
+        } else {
+            self.fail(id, io::ErrorKind::ConnectionReset);
+        }
     }
 
     /// The stream of this end is dead.
