@@ -113,7 +113,9 @@ contract! {
             ("tcp:127.0.0.1", &["port", "missing", "tcp:127.0.0.1:8000"]),
             ("tcp:127.0.0.1:0", &["0", "1 to 65535"]),
             ("tcp:127.0.0.1:http", &["http", "1 to 65535"]),
-            ("tcp:localhost:80", &["localhost", "127.0.0.1"]),
+            ("tcp:local host:80", &["local host", "no host name"]),
+            ("tcp:a..b:80", &["a..b", "two dots"]),
+            ("tcp:300.0.0.1:80", &["300.0.0.1", "not an IP address"]),
             ("tcp:::1:80", &["tcp:::1:80"]),
             ("tcp:127.0.0.1:80:timeout=0", &["timeout", "above 0", "30"]),
             ("tcp:127.0.0.1:80:timeout=soon", &["soon", "seconds"]),
@@ -172,7 +174,7 @@ contract! {
     fn an_endpoint_that_makes_no_sense_never_panics_in_connect(driver) {
         let world = World::new(driver);
         let errors = std::rc::Rc::new(std::cell::Cell::new(0));
-        for endpoint in ["", "tcp", "tcp:localhost:80", "tcp:127.0.0.1:0", "tcp:127.0.0.1:80:timeout=never"] {
+        for endpoint in ["", "tcp", "tcp:local host:80", "tcp:127.0.0.1:0", "tcp:127.0.0.1:80:timeout=never"] {
             let errors = std::rc::Rc::clone(&errors);
             world.reactor.connect(endpoint, |_| Echo).on_done(move |_, outcome| {
                 let error = outcome.unwrap_err();

@@ -193,7 +193,7 @@ kernel_contract! {
         let world = World::with(driver, |builder| builder.threads(1));
         let port = world.listen(|_| Quiet);
         let (release, released) = std::sync::mpsc::channel::<()>();
-        world.reactor.defer_to_thread(move || drop(released.recv())).on_done(|_, _| {});
+        world.reactor.defer_to_thread(move || released.recv().is_ok()).on_done(|_, _| {});
         let outcome = connect(&world.reactor, format!("tcp:localhost:{}", port.local_addr().port()));
         assert!(reached(&world, &outcome).is_ok());
         release.send(()).expect("the job waits");

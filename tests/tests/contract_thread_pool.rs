@@ -77,7 +77,7 @@ contract! {
     fn jobs_of_a_pool_of_one_run_one_after_the_other(driver) {
         let world = World::new(driver);
         let pool = ThreadPool::new(1);
-        let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
         let outcomes: Vec<_> = (0..8)
             .map(|n| {
                 let order = Arc::clone(&order);
@@ -103,7 +103,7 @@ contract! {
     fn a_kept_deferred_does_not_keep_the_pool(driver) {
         let world = World::new(driver);
         let pool = ThreadPool::new(1);
-        let weak = std::sync::Arc::new(());
+        let weak = Arc::new(());
         let held = Arc::clone(&weak);
         let deferred = pool.defer(&world.reactor, move || drop(held));
         drop(pool);

@@ -58,7 +58,9 @@ contract! {
         let (log, events) = (Log::default(), Events::new(&world.reactor));
         let second: Rc<RefCell<Option<Subscription>>> = Rc::default();
         let victim = Rc::clone(&second);
-        let first = events.on(move |_, _| drop(victim.take().map(|victim| victim.cancel())));
+        let first = events.on(move |_, _| {
+            victim.take().map(|victim| victim.cancel());
+        });
         *second.borrow_mut() = Some(events.on(record(&log, "b")));
         events.emit(1);
         world.turns(1);

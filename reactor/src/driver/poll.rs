@@ -602,12 +602,15 @@ impl PollDriver {
     }
 
     /// Whether somebody else may have the same file open: then closing it here does not make epoll forget it.
+    #[cfg(unix)]
     fn is_shared(&self, token: Token) -> bool {
-        #[cfg(unix)]
-        return self.sources.get(token.index()).is_some_and(|source| {
+        self.sources.get(token.index()).is_some_and(|source| {
             source.kind == Kind::Descriptor && source.generation == token.generation()
-        });
-        #[cfg(not(unix))]
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn is_shared(&self, _: Token) -> bool {
         false
     }
 
