@@ -604,9 +604,9 @@ impl PollDriver {
     /// Whether somebody else may have the same file open: then closing it here does not make epoll forget it.
     #[cfg(unix)]
     fn is_shared(&self, token: Token) -> bool {
-        self.sources.get(token.index()).is_some_and(|source| {
-            source.kind == Kind::Descriptor && source.generation == token.generation()
-        })
+        self.sources
+            .get(token.index())
+            .is_some_and(|source| source.kind == Kind::Descriptor && source.generation == token.generation())
     }
 
     #[cfg(not(unix))]
