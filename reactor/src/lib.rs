@@ -65,7 +65,6 @@ mod reactor;
 mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod thread;
 mod try_protocol;
 
 pub use bytes;
@@ -92,9 +91,9 @@ pub use reactor::shutdown::ShutdownPhase;
 #[cfg(unix)]
 pub use reactor::signals::{Signal, SignalHook};
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
+pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
 pub use sys::thread_pool::ThreadPool;
-pub use thread::JobError;
 pub use try_protocol::{Fallible, TryProtocol};

@@ -39,6 +39,7 @@ pub(crate) mod signals;
 pub(crate) mod stats;
 mod teardown;
 mod tend;
+pub(crate) mod threads;
 pub(crate) mod timers;
 pub(crate) mod transport;
 pub(crate) mod typed;

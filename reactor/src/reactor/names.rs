@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
+use crate::reactor::threads::JobError;
 use crate::sys::thread_pool::ThreadPool;
-use crate::thread::JobError;
 
 /// What finds the addresses of a host.
 pub(crate) type Resolver = Arc<dyn Fn(&Handle, &str) -> Deferred<Vec<IpAddr>, io::Error> + Send + Sync>;
