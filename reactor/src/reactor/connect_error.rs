@@ -28,7 +28,7 @@ pub enum ConnectErrorKind {
     Unreachable,
     /// It took too long.
     TimedOut,
-    /// [`Deferred::cancel`] was called, or the reactor stopped.
+    /// [`Deferred::cancel`](crate::Deferred::cancel) was called, or the reactor stopped.
     Cancelled,
     /// The factory did not want the connection, or a hook panicked before it was complete.
     Declined,
