@@ -62,6 +62,7 @@ pub mod endpoint;
 mod net;
 mod protocol;
 mod reactor;
+mod service;
 mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -95,5 +96,6 @@ pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
+pub use service::reconnecting::{Backoff, ReconnectingClient, ReconnectingClientBuilder};
 pub use sys::thread_pool::ThreadPool;
 pub use try_protocol::{Fallible, TryProtocol};

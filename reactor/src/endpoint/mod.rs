@@ -98,6 +98,7 @@ mod parse;
 mod tcp;
 mod tcp_string;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -155,6 +156,15 @@ impl FromStr for ConnectEndpoint {
         match endpoint.kind() {
             "tcp" => tcp_string::connect(endpoint).map(Self::Tcp),
             _ => Err(endpoint.unknown_kind("connecting", &["tcp"])),
+        }
+    }
+}
+
+impl fmt::Display for ConnectEndpoint {
+    /// Where it leads, without options.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(tcp) => tcp.target().fmt(f),
         }
     }
 }

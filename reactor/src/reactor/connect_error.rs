@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 
 use crate::endpoint::EndpointError;
+use crate::net::reason::Reason;
 
 /// Why a connection could not be made. The text names the address and the cause.
 #[derive(Debug)]
@@ -79,6 +80,19 @@ impl ConnectError {
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let text = format!("cannot connect to {target}: {}", texts.join("; "));
         Self { address: target.to_owned(), kind, source: Some(io::Error::other(text)) }
+    }
+
+    /// A connection was lost before it was ready.
+    pub(crate) fn unprepared(target: &impl fmt::Display, reason: &Reason) -> Self {
+        let text = format!("connected to {target}, but lost before it was prepared: {reason}");
+        let source = io::Error::new(io::ErrorKind::ConnectionAborted, text);
+        Self { address: target.to_string(), kind: ConnectErrorKind::Declined, source: Some(source) }
+    }
+
+    /// The same error once more, for somebody else who waits.
+    pub(crate) fn again(&self) -> Self {
+        let source = self.source.as_ref().map(|error| io::Error::new(error.kind(), error.to_string()));
+        Self { address: self.address.clone(), kind: self.kind, source }
     }
 
     /// What kind of error it is.

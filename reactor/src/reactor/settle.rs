@@ -117,6 +117,9 @@ impl Inner {
         for call in extra.loops.drain(..) {
             call.stop();
         }
+        for resolver in extra.lost.drain(..) {
+            resolver.resolve(Ok(reason.clone()));
+        }
         for (_, resolver) in extra.flushed.drain(..) {
             resolver.resolve(Err(reason.clone()));
         }

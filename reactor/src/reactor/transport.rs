@@ -5,6 +5,7 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
@@ -22,7 +23,7 @@ use crate::core::wheel::TimerId;
 use crate::driver::Interest;
 use crate::endpoint::KeepAlive;
 use crate::net::address::{Address, Ends};
-use crate::net::connection::{Connection as Machine, End, Written};
+use crate::net::connection::{Connection as Machine, End, Phase, Written};
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
 use crate::protocol::Protocol;
@@ -70,6 +71,8 @@ pub(crate) struct Extra {
     pub(crate) switch: Option<Box<dyn Protocol>>,
     /// Who waits until the kernel has taken the bytes up to a position.
     pub(crate) flushed: Vec<(u64, Resolver<(), Reason>)>,
+    /// Who waits for the loss.
+    pub(crate) lost: Vec<Resolver<Reason, Infallible>>,
     pub(crate) relay_out: Option<Box<RelayOut>>,
     pub(crate) relay_from: Option<Transport>,
     pub(crate) timers: Vec<TimerId>,
@@ -90,6 +93,12 @@ impl Link {
     pub(crate) fn put_back(&self, protocol: Box<dyn Protocol>) {
         // The cell is empty while a hook runs: there is nothing to drop.
         std::mem::forget(self.protocol.replace(Some(protocol)));
+    }
+
+    /// Whether its loss was reported.
+    fn is_finished(&self) -> bool {
+        // Nothing puts the protocol back then; and nothing else runs while one of its hooks does.
+        self.awaits_redelivery.get() && self.attended.get() && self.machine.borrow().phase() == Phase::Lost
     }
 
     /// Whether a hook of this connection runs: then its protocol is not here.
@@ -270,6 +279,20 @@ impl Transport {
             self.with_extra(|extra| extra.flushed.push((position, resolver)));
         } else {
             resolver.resolve(Ok(()));
+        }
+        deferred
+    }
+
+    /// Fires when the connection is lost, after its protocol was told, with the reason.
+    pub fn lost(&self) -> Deferred<Reason, Infallible> {
+        let (resolver, deferred) = Deferred::new(&self.0.handle);
+        let is_over = {
+            let machine = self.0.machine.borrow();
+            machine.reason().cloned().filter(|_| self.0.is_finished())
+        };
+        match is_over {
+            Some(reason) => drop(resolver.resolve(Ok(reason))),
+            None => self.with_extra(|extra| extra.lost.push(resolver)),
         }
         deferred
     }
