@@ -96,6 +96,7 @@ pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
+pub use service::reactors::{Reactors, ReactorsBuilder};
 pub use service::reconnecting::{Backoff, ReconnectingClient, ReconnectingClientBuilder};
 pub use sys::thread_pool::ThreadPool;
 pub use try_protocol::{Fallible, TryProtocol};

@@ -191,7 +191,9 @@ fn a_connection_counts_once_it_is_prepared() {
             let (resolver, deferred) = Deferred::<(), String>::new(connection.reactor());
             // The third succeeds, after a while.
             let outcome = if count.get() == 3 { Ok(()) } else { Err("not yet".to_owned()) };
-            connection.reactor().call_later(SECOND / 10, move |_| drop(resolver.resolve(outcome)));
+            connection.reactor().call_later(SECOND / 10, move |_| {
+                resolver.resolve(outcome);
+            });
             deferred
         })
         .start(&host.reactor())
@@ -219,7 +221,7 @@ fn a_prepare_that_panics_is_a_failure_and_so_is_a_loss_meanwhile() {
             count.set(count.get() + 1);
             match count.get() {
                 1 => panic!("in prepare"),
-                2 => drop(connection.write(b"bye")),
+                2 => connection.write(b"bye"),
                 _ => {}
             }
             let (resolver, deferred) = Deferred::<(), String>::new(connection.reactor());

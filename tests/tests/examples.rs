@@ -1,14 +1,17 @@
 //! The example programs, run as programs and talked to as a user would.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write, pipe};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -92,10 +95,15 @@ struct Program {
 
 impl Program {
     fn start(name: &str, arguments: &[impl AsRef<str>]) -> Self {
+        Self::start_reading(name, arguments, Stdio::null())
+    }
+
+    /// With this as its standard input.
+    fn start_reading(name: &str, arguments: &[impl AsRef<str>], input: impl Into<Stdio>) -> Self {
         let mut child = Command::new(example(name))
             .args(arguments.iter().map(AsRef::as_ref))
             .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -181,8 +189,17 @@ fn pattern(length: usize) -> Vec<u8> {
 mod all {
     use super::*;
 
-    const ALL: [&str; 6] =
-        ["echo_server", "chat", "port_forward", "timers", "protocol_unit_test", "lease_simulation"];
+    const ALL: [&str; 9] = [
+        "echo_server",
+        "chat",
+        "port_forward",
+        "timers",
+        "stdin_and_timer",
+        "heavy_function",
+        "reconnect",
+        "protocol_unit_test",
+        "lease_simulation",
+    ];
 
     #[test]
     fn explain_themselves() {
@@ -333,7 +350,7 @@ mod chat {
         let (_server, address) = Program::serve("chat", &["tcp:0:interface=127.0.0.1:send_buffer=8192"]);
         let mut alice = join(address, "alice");
         let mut deaf = connect(address);
-        socket2::SockRef::from(&deaf).set_recv_buffer_size(8192).expect("a buffer size");
+        SockRef::from(&deaf).set_recv_buffer_size(8192).expect("a buffer size");
         deaf.write_all(b"deaf\n").expect("the server reads");
         alice.lines.until("* deaf joined");
 
@@ -439,6 +456,153 @@ mod timers {
             let printed: u64 = line.split_whitespace().next().and_then(|ms| ms.parse().ok()).expect("a time");
             assert!(printed >= time, "{line}");
         }
+    }
+}
+
+mod stdin_and_timer {
+    use super::*;
+
+    /// Prints these lines, then the timer's, and ends.
+    fn prints(program: &mut Program, expected: &[&str]) {
+        let mut expected: Vec<String> = expected.iter().map(|line| format!("stdin: {line}")).collect();
+        expected.push("timer".to_owned());
+        assert_eq!(program.output.rest(), expected);
+        assert!(program.wait().success());
+        assert_eq!(program.errors.rest(), [""; 0]);
+    }
+
+    #[test]
+    fn prints_lines_that_come_in_pieces_and_does_not_wait_for_the_end_of_the_input() {
+        let (input, mut typing) = pipe().expect("a pipe");
+        let shared = input.try_clone().expect("a second handle");
+        let started = Instant::now();
+        let mut program = Program::start_reading("stdin_and_timer", &[""; 0], input);
+        typing.write_all(b"one\nhalf a li").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("stdin: one"));
+        typing.write_all(b"ne\r\n\nthree").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("stdin: half a line"));
+        assert_eq!(program.output.next().as_deref(), Some("stdin: "));
+        // The shell, say, that goes on reading afterwards.
+        assert!(!SockRef::from(&shared).nonblocking().expect("a mode"));
+        prints(&mut program, &[]);
+        assert!(started.elapsed() >= Duration::from_secs(5));
+        assert!(!SockRef::from(&shared).nonblocking().expect("a mode"));
+    }
+
+    #[test]
+    fn the_end_of_the_input_completes_the_last_line_and_the_timer_is_still_waited_for() {
+        let (input, mut typing) = pipe().expect("a pipe");
+        let started = Instant::now();
+        let mut program = Program::start_reading("stdin_and_timer", &[""; 0], input);
+        typing.write_all(b"one\ntwo, with no newline").expect("it reads");
+        drop(typing);
+        prints(&mut program, &["one", "two, with no newline"]);
+        assert!(started.elapsed() >= Duration::from_secs(5));
+    }
+
+    #[test]
+    fn reads_a_regular_file_and_no_input_at_all() {
+        let path = std::env::temp_dir().join(format!("twistor-stdin-{}", std::process::id()));
+        let lines: Vec<String> = (0..2000).map(|number| format!("line {number}")).collect();
+        std::fs::write(&path, lines.join("\n")).expect("a file");
+        let file = File::open(&path);
+        let _ = std::fs::remove_file(&path);
+        let mut reading = Program::start_reading("stdin_and_timer", &[""; 0], file.expect("a file"));
+        let mut idle = Program::start("stdin_and_timer", &[""; 0]);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        prints(&mut reading, &lines);
+        prints(&mut idle, &[]);
+    }
+}
+
+mod heavy_function {
+    use super::*;
+
+    #[test]
+    fn shows_that_the_loop_ticks_on_while_a_thread_computes() {
+        let mut program = Program::start("heavy_function", &["400000"]);
+        let lines = program.output.rest();
+        assert!(program.wait().success());
+        // Its numbers: primes, milliseconds, ticks, the longest gap.
+        let numbers = |line: &str, place: &str| -> Vec<u64> {
+            assert!(line.starts_with(place), "{line}");
+            line.split([' ', ':', ';']).filter_map(|word| word.parse().ok()).collect()
+        };
+        let [thread, inside] = &*lines else { panic!("{lines:#?}") };
+        let [33_860, _, ticks, _] = *numbers(thread, "on a thread: ") else { panic!("{thread}") };
+        assert!(ticks >= 2, "{thread}");
+        let [33_860, time, ticks, gap] = *numbers(inside, "in the loop: ") else { panic!("{inside}") };
+        // A tick may come before the computation; none comes during it.
+        assert!(ticks <= 1 && gap > time / 2, "{inside}");
+    }
+
+    #[test]
+    fn refuses_a_limit_that_is_no_number() {
+        let mut program = Program::start("heavy_function", &["many"]);
+        program.errors.until("LIMIT \"many\" is no number");
+        assert!(!program.wait().success());
+    }
+}
+
+mod reconnect {
+    use super::*;
+
+    fn listen(address: SocketAddr) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(address).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address)
+    }
+
+    #[test]
+    fn prints_what_a_server_says_that_goes_away_and_comes_back() {
+        let (listener, address) = listen(([127, 0, 0, 1], 0).into());
+        let mut program = Program::start("reconnect", &[format!("tcp:{address}")]);
+        let mut peer = listener.accept().expect("it connects").0;
+        drop(listener);
+        let connected = format!("reconnect: connected to {address}");
+        assert_eq!(program.output.next(), Some(connected.clone()));
+        peer.write_all(b"hello\r\nin pie").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("hello"));
+        peer.write_all(b"ces\nthe rest").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("in pieces"));
+        drop(peer);
+        assert_eq!(program.output.next().as_deref(), Some("the rest"));
+        assert_eq!(program.output.next().as_deref(), Some("reconnect: connection lost: closed"));
+        let failure = program.output.until("trying again");
+        assert!(failure.contains(&address.to_string()) && failure.contains("refused"), "{failure}");
+
+        let (listener, _) = listen(address);
+        let mut peer = listener.accept().expect("it connects again").0;
+        program.output.until(&connected);
+        peer.write_all(b"back\n").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("back"));
+        program.signal("-INT");
+        assert_eq!(peer.read(&mut [0]).expect("an orderly end"), 0);
+        drop(peer);
+        assert_eq!(program.output.rest(), ["reconnect: connection lost: closed", "reconnect: stopped"]);
+        assert!(program.wait().success());
+        assert_eq!(program.errors.rest(), [""; 0]);
+    }
+
+    #[test]
+    fn stops_at_once_while_it_waits() {
+        let (listener, address) = listen(([127, 0, 0, 1], 0).into());
+        drop(listener);
+        let mut program = Program::start("reconnect", &[format!("tcp:{address}")]);
+        program.output.until("trying again");
+        program.signal("-TERM");
+        program.output.until("reconnect: stopped");
+        assert!(program.wait().success());
+    }
+
+    #[test]
+    fn needs_an_endpoint_that_makes_sense() {
+        let mut program = Program::start("reconnect", &["tcp:nonsense"]);
+        program.errors.until("bad endpoint \"tcp:nonsense\"");
+        assert!(!program.wait().success());
+        let mut program = Program::start("reconnect", &[""; 0]);
+        program.errors.until("ENDPOINT is missing");
+        assert!(!program.wait().success());
     }
 }
 

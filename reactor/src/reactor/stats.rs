@@ -91,6 +91,36 @@ pub struct Stats {
     pub system_calls: SystemCalls,
 }
 
+impl Stats {
+    /// Adds what another reactor has counted.
+    pub fn add(&mut self, other: &Self) {
+        self.passes += other.passes;
+        self.hooks += other.hooks;
+        self.panics += other.panics;
+        self.accepted += other.accepted;
+        self.connected += other.connected;
+        self.lost += other.lost;
+        self.refused += other.refused;
+        self.accept_errors += other.accept_errors;
+        self.shed += other.shed;
+        self.stale_events += other.stale_events;
+        self.dropped_posts += other.dropped_posts;
+        self.write_limit_hits += other.write_limit_hits;
+        self.linger_timeouts += other.linger_timeouts;
+        self.timeouts += other.timeouts;
+        self.timer_calls += other.timer_calls;
+        self.calls += other.calls;
+        self.slow_hooks += other.slow_hooks;
+        self.connections += other.connections;
+        self.attempts += other.attempts;
+        self.timers += other.timers;
+        self.queued_bytes += other.queued_bytes;
+        self.bytes_received += other.bytes_received;
+        self.bytes_sent += other.bytes_sent;
+        self.system_calls.add(&other.system_calls);
+    }
+}
+
 /// System calls made by the driver, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -107,6 +137,17 @@ pub struct SystemCalls {
     pub controls: u64,
     /// Everything else: opening, closing, options, relaying.
     pub others: u64,
+}
+
+impl SystemCalls {
+    fn add(&mut self, other: &Self) {
+        self.waits += other.waits;
+        self.receives += other.receives;
+        self.sends += other.sends;
+        self.accepts += other.accepts;
+        self.controls += other.controls;
+        self.others += other.others;
+    }
 }
 
 impl SystemCalls {

@@ -7,6 +7,7 @@
 // Signal handlers and signal masks exist only as raw system calls; each block says why it is sound.
 #![allow(unsafe_code)]
 
+pub(crate) mod affinity;
 #[cfg(unix)]
 pub(crate) mod signal;
 #[cfg(target_os = "linux")]
