@@ -42,6 +42,27 @@ impl Protocol for Persistent {
 
 contract! {
     // Line 7.
+    fn a_trigger_that_is_added_while_its_phase_waits_runs_in_this_shutdown(driver) {
+        let world = World::new(driver);
+        for phase in [ShutdownPhase::Before, ShutdownPhase::During, ShutdownPhase::After] {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let (first, second) = (Rc::clone(&log), Rc::clone(&log));
+            world.reactor.on_shutdown(phase, move |reactor| {
+                let (resolver, deferred) = Deferred::<(), String>::new(reactor);
+                first.borrow_mut().push("waits");
+                reactor.call_later(Duration::from_millis(5), move |reactor| {
+                    reactor.on_shutdown(phase, move |_| second.borrow_mut().push("added"));
+                    resolver.resolve(Ok(()));
+                });
+                deferred
+            });
+            let _ = world.reactor.call_soon(twistor::Handle::stop);
+            world.reactor.run().expect("a run");
+            assert_eq!(*log.borrow(), ["waits", "added"], "{phase:?}");
+        }
+    }
+
+    // Line 7.
     fn the_phases_come_in_order(driver) {
         let world = World::new(driver);
         let words = Words::default();

@@ -115,6 +115,10 @@ impl Inner {
         }
     }
 
+    fn has_triggers(&self, phase: ShutdownPhase) -> bool {
+        self.shutdown.borrow().triggers.iter().any(|(at, _)| *at == phase)
+    }
+
     fn run_triggers(&self, phase: ShutdownPhase) {
         let mut unfinished = 0;
         // One by one, because a trigger may add another to its own phase.
@@ -158,6 +162,8 @@ impl Inner {
         while self.shutdown_can_advance() {
             match self.stage() {
                 Stage::Asked => self.run_triggers(ShutdownPhase::Before),
+                // Added while the others of this phase were waited for.
+                Stage::Triggers(phase, _) if self.has_triggers(phase) => self.run_triggers(phase),
                 Stage::Triggers(ShutdownPhase::Before, _) => self.start_draining(),
                 Stage::Draining(_) => {
                     self.abort_connections();
