@@ -56,7 +56,7 @@ contract! {
                 });
                 deferred
             });
-            let _ = world.reactor.call_soon(twistor::Handle::stop);
+            let _ = world.reactor.call_soon(Handle::stop);
             world.reactor.run().expect("a run");
             assert_eq!(*log.borrow(), ["waits", "added"], "{phase:?}");
         }
