@@ -112,6 +112,35 @@ fn the_waits_grow_to_a_limit_and_a_success_starts_over() {
 
 // Line 53.
 #[test]
+fn a_connection_that_ends_while_it_is_made_is_a_failure_and_not_the_end() {
+    /// Ends its first two connections at once.
+    struct Picky(Rc<Cell<u32>>);
+    impl Protocol for Picky {
+        fn connection_made(&mut self, transport: &Transport) {
+            self.0.set(self.0.get() + 1);
+            match self.0.get() {
+                1 => transport.abort_connection(),
+                2 => transport.lose_connection(),
+                _ => {}
+            }
+        }
+        fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+    }
+    let (sim, _, host) = hosts();
+    let made = connections();
+    let count = Rc::clone(&made);
+    let client = ReconnectingClient::builder("tcp:server:1", move |_| Picky(Rc::clone(&count)))
+        .backoff(exact())
+        .start(&host.reactor())
+        .expect("a client");
+    sim.run_until("the first has failed", || client.failures() == 1);
+    sim.run_until("the second has failed", || client.failures() == 2);
+    sim.run_until("the third is ready", || client.connection().is_some());
+    assert_eq!((made.get(), client.failures()), (3, 0));
+}
+
+// Line 53.
+#[test]
 fn waits_differ_so_that_clients_do_not_come_back_all_at_once() {
     let (sim, server, host) = hosts();
     sim.inject(Fault::refuse("server"));
@@ -286,7 +315,7 @@ fn stop_ends_it_in_every_state() {
 // Line 53.
 #[test]
 fn it_outlives_whatever_happens_to_its_server() {
-    twistor::testing::check(0..50, |sim| {
+    twistor::testing::check(0..1000, |sim| {
         sim.host("server", listen);
         let host = sim.host("client", |_| {});
         let client = ReconnectingClient::builder("tcp:server:1", |_| Client(connections()))
@@ -361,6 +390,31 @@ contract! {
         hear(&transport);
         world.until("once more", || heard.borrow().len() == 3);
         assert!(heard.borrow().iter().all(|reason| *reason == Ok(twistor::Reason::Reset.to_string())), "{heard:?}");
+    }
+
+    // Line 18.
+    fn a_loss_that_is_asked_for_while_bytes_wait_comes_after_the_protocol_was_told(driver) {
+        let world = World::new(driver);
+        let log = twistor_tests::Log::new();
+        let (transport, _peer) = world.pair(twistor_tests::Script::new(&log));
+        transport.unread(&b"given back"[..]);
+        transport.abort_connection();
+        let (heard, told) = (Rc::new(Cell::new(false)), log.clone());
+        let flag = Rc::clone(&heard);
+        transport.lost().on_done(move |_, _| {
+            assert!(told.lost().is_some(), "the protocol was told first");
+            flag.set(true);
+        });
+        world.until("the loss", || heard.get());
+        assert_eq!(world.reactor.stats().panics, 0);
+    }
+
+    // Line 53.
+    fn to_give_up_after_no_failure_at_all_is_an_error(driver) {
+        let world = World::new(driver);
+        let client = ReconnectingClient::builder("tcp:127.0.0.1:1", |_| Server).fail_after(0);
+        let error = client.start(&world.reactor).expect_err("it would never try");
+        assert!(error.to_string().contains("fail_after is 0"), "{error}");
     }
 
     // Line 53.

@@ -95,12 +95,12 @@ impl Inner {
             }
             self.discard(protocol);
         }
-        self.release_extra(transport, &reason);
-        self.discard(unread);
         Counters::bump(&self.counters.lost);
         self.connections.set(self.connections.get() - 1);
         let slot = self.slots.borrow_mut().remove(token);
         drop(slot);
+        self.release_extra(transport, &reason);
+        self.discard(unread);
         if transport.pool().has_spent() {
             self.discard(transport.pool().take_spent());
         }

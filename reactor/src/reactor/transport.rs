@@ -23,7 +23,7 @@ use crate::core::wheel::TimerId;
 use crate::driver::Interest;
 use crate::endpoint::KeepAlive;
 use crate::net::address::{Address, Ends};
-use crate::net::connection::{Connection as Machine, End, Phase, Written};
+use crate::net::connection::{Connection as Machine, End, Written};
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
 use crate::protocol::Protocol;
@@ -93,12 +93,6 @@ impl Link {
     pub(crate) fn put_back(&self, protocol: Box<dyn Protocol>) {
         // The cell is empty while a hook runs: there is nothing to drop.
         std::mem::forget(self.protocol.replace(Some(protocol)));
-    }
-
-    /// Whether its loss was reported.
-    fn is_finished(&self) -> bool {
-        // Nothing puts the protocol back then; and nothing else runs while one of its hooks does.
-        self.awaits_redelivery.get() && self.attended.get() && self.machine.borrow().phase() == Phase::Lost
     }
 
     /// Whether a hook of this connection runs: then its protocol is not here.
@@ -286,11 +280,10 @@ impl Transport {
     /// Fires when the connection is lost, after its protocol was told, with the reason.
     pub fn lost(&self) -> Deferred<Reason, Infallible> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
-        let is_over = {
-            let machine = self.0.machine.borrow();
-            machine.reason().cloned().filter(|_| self.0.is_finished())
-        };
-        match is_over {
+        // Once its loss was reported, nobody finds it any more.
+        let is_over = self.inner().is_none_or(|inner| inner.transport(self.0.token).is_none());
+        let reason = self.0.machine.borrow().reason().cloned().filter(|_| is_over);
+        match reason {
             Some(reason) => drop(resolver.resolve(Ok(reason))),
             None => self.with_extra(|extra| extra.lost.push(resolver)),
         }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -195,6 +196,16 @@ enum State<F: Factory> {
     Failed(ConnectError),
 }
 
+/// What the loss of a connection means.
+enum Lost {
+    /// It was ready: the next one is to be made.
+    Connection,
+    /// It was not ready yet: the attempt has failed.
+    Attempt,
+    /// It was the last one.
+    Last,
+}
+
 impl<F: Factory> ReconnectingClient<F> {
     /// A client for this endpoint, whose protocols this factory makes.
     pub fn builder(endpoint: impl IntoConnectEndpoint, factory: F) -> ReconnectingClientBuilder<F> {
@@ -268,9 +279,9 @@ impl<F: Factory> ReconnectingClientBuilder<F> {
         self
     }
 
-    /// Gives up after so many failures in a row. By default it never does.
+    /// Gives up after so many failures in a row, at least 1. By default it never does.
     pub fn fail_after(mut self, failures: u32) -> Self {
-        self.settings.fail_after = Some(failures.max(1));
+        self.settings.fail_after = Some(failures);
         self
     }
 
@@ -309,8 +320,12 @@ impl<F: Factory> ReconnectingClientBuilder<F> {
     ///
     /// # Errors
     ///
-    /// The endpoint makes no sense.
-    pub fn start(self, handle: &Handle) -> std::io::Result<ReconnectingClient<F>> {
+    /// The endpoint makes no sense, or it is to give up after 0 failures.
+    pub fn start(self, handle: &Handle) -> io::Result<ReconnectingClient<F>> {
+        if self.settings.fail_after == Some(0) {
+            let text = "fail_after is 0: the client would give up before it has tried; use at least 1";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let shared = Rc::new(Shared {
             handle: handle.clone(),
             endpoint: self.endpoint?,
@@ -347,8 +362,9 @@ impl<F: Factory> Shared<F> {
             connection.lose_connection();
             return;
         }
-        let Some(prepare) = self.settings.prepare.clone() else { return self.ready(&connection) };
+        // Until it is ready its loss is a failure of the attempt.
         *self.state.borrow_mut() = State::Preparing(connection.clone());
+        let Some(prepare) = self.settings.prepare.clone() else { return self.ready(&connection) };
         let shared = Rc::clone(self);
         let Some(preparing) = self.contain("preparing a connection", || prepare(&connection)) else {
             // Its loss is the failure.
@@ -378,19 +394,16 @@ impl<F: Factory> Shared<F> {
 
     /// The connection is lost.
     fn lost(self: &Rc<Self>, reason: &Reason) {
-        let was_ready = match &*self.state.borrow() {
-            State::Connected(_) => Some(true),
-            State::Preparing(_) => Some(false),
-            State::Connecting(_)
-            | State::Pausing(_)
-            | State::Stopping
-            | State::Stopped
-            | State::Failed(_) => None,
+        let before = match &*self.state.borrow() {
+            State::Connected(_) => Lost::Connection,
+            State::Preparing(_) => Lost::Attempt,
+            State::Stopping => Lost::Last,
+            State::Connecting(_) | State::Pausing(_) | State::Stopped | State::Failed(_) => return,
         };
-        match was_ready {
-            Some(true) => self.pause(),
-            Some(false) => self.failed(ConnectError::unprepared(&self.endpoint, reason)),
-            None => self.end(State::Stopped),
+        match before {
+            Lost::Connection => self.pause(),
+            Lost::Attempt => self.failed(ConnectError::unprepared(&self.endpoint, reason)),
+            Lost::Last => self.end(State::Stopped),
         }
     }
 
@@ -447,5 +460,33 @@ impl<F: Factory> Shared<F> {
 
     fn cancelled(&self) -> ConnectError {
         ConnectError::new(&self.endpoint, ConnectErrorKind::Cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_from_the_first_to_the_longest() {
+        let backoff = Backoff::new()
+            .first(Duration::from_secs(2))
+            .factor(3.0)
+            .longest(Duration::from_secs(20))
+            .jitter(0.0);
+        let waits: Vec<u64> = (0..6).map(|failures| backoff.wait(failures, 0.9).as_secs()).collect();
+        assert_eq!(waits, [2, 2, 6, 18, 20, 20]);
+        assert_eq!(backoff.wait(u32::MAX, 0.0), Duration::from_secs(20));
+        assert_eq!(backoff.first(Duration::ZERO).wait(3, 0.5), Duration::ZERO);
+        assert_eq!(backoff.longest(Duration::MAX).wait(u32::MAX, 0.5), Duration::MAX);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_part_of_the_wait() {
+        let backoff = Backoff::new().first(Duration::from_secs(10)).jitter(0.2);
+        assert_eq!(backoff.wait(1, 0.0), Duration::from_secs(8));
+        assert_eq!(backoff.wait(1, 0.5), Duration::from_secs(10));
+        let most = backoff.wait(1, 1.0 - f64::EPSILON);
+        assert!(most > Duration::from_millis(11_999) && most <= Duration::from_secs(12));
     }
 }
