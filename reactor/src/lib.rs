@@ -70,7 +70,7 @@ mod try_protocol;
 
 pub use bytes;
 
-pub use net::address::Address;
+pub use core::address::{Address, UnixAddress};
 pub use net::reason::Reason;
 pub use net::timeouts::{Timeout, Timeouts};
 pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, SharedFactory};

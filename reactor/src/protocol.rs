@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use crate::net::address::Address;
+use crate::core::address::Address;
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeout;
 use crate::reactor::handle::Handle;

@@ -367,7 +367,7 @@ fn a_dual_stack_listener_takes_both_and_reports_ipv4_as_such() {
     let six = net.try_connect(&net.b, SocketAddr::new(net.a.ip6(), 80)).expect("a connection");
     let four = net.connect(&net.b, &net.a, 80);
     net.sim.run_for(secs(1));
-    let peers: Vec<_> = factory.peers().iter().map(|peer| peer.address).collect();
+    let peers: Vec<_> = factory.peers().iter().map(|peer| peer.address.clone()).collect();
     assert_eq!(peers, [six.connection.local_addr(), four.connection.local_addr()]);
     assert_eq!(peers[1].ip(), Some(net.b.ip()));
     let error = net.a.reactor().listen("tcp:80", |_| Echo).expect_err("in use");

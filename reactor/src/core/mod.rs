@@ -4,6 +4,7 @@
 //! Everything here is pure: no system call, no clock, no user code is ever called. It can be tested under Miri
 //! and under any imagined order of events.
 
+pub(crate) mod address;
 pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::core::address::Address;
 use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -91,7 +92,7 @@ pub(crate) enum Completion<'b> {
     /// A relayed stream has something to move.
     RelayReady { stream: Token },
     /// An attempt to connect succeeded.
-    Connected { stream: Token, local: SocketAddr },
+    Connected { stream: Token, local: Address },
     /// A stream or an attempt is dead.
     Failed { stream: Token, error: io::Error },
     /// A descriptor is ready for what it is watched for.
@@ -104,7 +105,7 @@ pub(crate) enum Completion<'b> {
 /// An accepted stream that nobody owns yet; dropping it closes it.
 pub(crate) struct NewStream {
     socket: NewSocket,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Address,
 }
 
 enum NewSocket {
@@ -306,7 +307,7 @@ impl Driver {
     }
 
     /// Our address of an accepted stream, asked of the kernel.
-    pub(crate) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&mut self, stream: &NewStream) -> io::Result<Address> {
         each!(self, driver => driver.local_addr(stream))
     }
 

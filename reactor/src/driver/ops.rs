@@ -6,8 +6,11 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::Socket;
+use socket2::{SockAddr, Socket};
 
+use crate::core::address::Address;
+#[cfg(unix)]
+use crate::core::address::UnixAddress;
 use crate::core::outbox::FileRange;
 
 /// The address without the IPv4-in-IPv6 mapping of a dual-stack socket.
@@ -19,6 +22,30 @@ pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
         },
         SocketAddr::V4(_) => address,
     }
+}
+
+/// An address as the system tells it.
+pub(super) fn address(address: &SockAddr) -> Address {
+    if let Some(address) = address.as_socket() {
+        return Address::Ip(unmapped(address));
+    }
+    #[cfg(unix)]
+    if address.is_unix() {
+        return Address::Unix(unix_address(address));
+    }
+    Address::other("unknown")
+}
+
+#[cfg(unix)]
+fn unix_address(address: &SockAddr) -> UnixAddress {
+    if let Some(path) = address.as_pathname() {
+        return UnixAddress::from_path(path);
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(name) = address.as_abstract_namespace() {
+        return UnixAddress::from_abstract_name(name);
+    }
+    UnixAddress::unnamed()
 }
 
 /// Nanoseconds of a monotonic clock: the cheapest way to see real time pass.
@@ -49,7 +76,9 @@ mod system {
 
     use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
-    use super::{FileRange, Socket, SocketAddr, io, unmapped};
+    use socket2::SockRef;
+
+    use super::{Address, FileRange, Socket, SocketAddr, io, unmapped};
     use crate::sys::sigpipe::without_sigpipe;
 
     /// Nanoseconds of the monotonic clock.
@@ -80,12 +109,16 @@ mod system {
         Ok(rustix::net::sendmsg(socket, slices, &mut control, SendFlags::NOSIGNAL)?)
     }
 
-    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, Address)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (fd, address) = rustix::net::acceptfrom_with(listener, flags)?;
-        let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-        let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
-        Ok((Socket::from(fd), unmapped(address)))
+        let address = match address.map(SocketAddr::try_from) {
+            Some(Ok(address)) => Address::Ip(unmapped(address)),
+            // Clients of Unix sockets seldom have one.
+            Some(Err(_)) => super::address(&SockRef::from(&fd).peer_addr()?),
+            None => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        Ok((Socket::from(fd), address))
     }
 
     /// Throws urgent data away: nobody asked for it, and it would be reported forever.
@@ -107,7 +140,7 @@ mod system {
     use std::io::{IoSlice, Read};
     use std::mem::MaybeUninit;
 
-    use super::{FileRange, Socket, SocketAddr, io, unmapped};
+    use super::{Address, FileRange, Socket, io};
 
     /// Suppresses SIGPIPE per call where the system has a flag for it.
     #[cfg(all(unix, not(target_vendor = "apple")))]
@@ -139,12 +172,14 @@ mod system {
         socket.send_vectored_with_flags(slices, NO_SIGNAL)
     }
 
-    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+    pub(in super::super) fn accept(listener: &Socket) -> io::Result<(Socket, Address)> {
         let (socket, address) = listener.accept()?;
         socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(listener.tcp_nodelay()?)?;
-        let address = address.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?;
-        Ok((socket, unmapped(address)))
+        let address = super::address(&address);
+        if address.socket_addr().is_some() {
+            socket.set_tcp_nodelay(listener.tcp_nodelay()?)?;
+        }
+        Ok((socket, address))
     }
 
     pub(in super::super) fn discard_urgent(socket: &Socket) {

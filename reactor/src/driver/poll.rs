@@ -19,6 +19,7 @@ use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, open_reserve, ops};
+use crate::core::address::Address;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::random::Generator;
@@ -101,7 +102,7 @@ pub(crate) struct PollDriver {
     turn: Option<Turn>,
     budgets: Budgets,
     /// The target of each attempt to connect, for its error.
-    targets: HashMap<Token, SocketAddr>,
+    targets: HashMap<Token, Address>,
     /// Options of what each listener accepts, for systems where sockets do not inherit them.
     accept_options: HashMap<Token, TcpOptions>,
     /// Given up for a moment when no descriptor is left, to refuse connections instead of leaving them waiting.
@@ -412,7 +413,7 @@ impl PollDriver {
         let address = self.targets.remove(&stream);
         let outcome = match (self.source(stream).and_then(|source| source.socket.as_ref()), address) {
             (Some(socket), Some(address)) => {
-                socket::finish_connect(socket, address).and_then(|()| local_address(socket))
+                socket::finish_connect(socket, &address).and_then(|()| local_address(socket))
             }
             _ => Err(io::ErrorKind::NotConnected.into()),
         };
@@ -540,7 +541,7 @@ impl PollDriver {
         let socket = socket::connect(spec)?;
         self.stats.others += 1;
         self.install(token, Kind::Connecting, socket, Interest::WRITE)?;
-        self.targets.insert(token, spec.address);
+        self.targets.insert(token, spec.address.into());
         Ok(())
     }
 
@@ -548,7 +549,7 @@ impl PollDriver {
         self.install(token, Kind::Stream, stream.into_real()?, Interest::READ)
     }
 
-    pub(super) fn local_addr(&mut self, stream: &NewStream) -> io::Result<SocketAddr> {
+    pub(super) fn local_addr(&mut self, stream: &NewStream) -> io::Result<Address> {
         self.stats.others += 1;
         local_address(stream.real()?)
     }
@@ -726,9 +727,8 @@ impl Drop for PollDriver {
     }
 }
 
-fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
-    let address = SockRef::from(socket).local_addr()?;
-    address.as_socket().map(ops::unmapped).ok_or_else(|| io::ErrorKind::Unsupported.into())
+fn local_address(socket: &Socket) -> io::Result<Address> {
+    Ok(ops::address(&SockRef::from(socket).local_addr()?))
 }
 
 /// Sends buffers and files until the kernel takes no more, the budget is used up or nothing is left.

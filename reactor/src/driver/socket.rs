@@ -17,24 +17,26 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::ops;
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
+use crate::core::address::Address;
 
 /// Opens a listening socket and tells the address it got, with the real port where the spec has port 0.
 ///
 /// Options of connections are set on the listener: accepted sockets inherit them on Linux, and
 /// [`apply_to_accepted`] sees to it elsewhere.
 pub(crate) fn listen(spec: &ListenSpec) -> io::Result<(Socket, SocketAddr)> {
-    try_listen(spec).map_err(|error| describe("listen on", spec.address, &error))
+    try_listen(spec).map_err(|error| describe("listen on", &spec.address.into(), &error))
 }
 
 /// Starts a non-blocking connect. The outcome shows when the socket becomes writable, also when it is there at once:
 /// call [`finish_connect`] then.
 pub(crate) fn connect(spec: &ConnectSpec) -> io::Result<Socket> {
-    try_connect(spec).map_err(|error| describe("connect to", spec.address, &error))
+    try_connect(spec).map_err(|error| describe("connect to", &spec.address.into(), &error))
 }
 
 /// The outcome of a connect whose socket has become writable.
-pub(crate) fn finish_connect(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+pub(crate) fn finish_connect(socket: &Socket, address: &Address) -> io::Result<()> {
     let outcome = match socket.take_error() {
         Ok(None) => refuse_self_connect(socket, address),
         Ok(Some(error)) | Err(error) => Err(error),
@@ -163,13 +165,14 @@ fn bind_local(socket: &Socket, local: SocketAddr) -> io::Result<()> {
     if cfg!(unix) && local.port() != 0 {
         named("reuse_address", socket.set_reuse_address(true))?;
     }
-    socket.bind(&local.into()).map_err(|error| describe("bind", local, &error))
+    socket.bind(&local.into()).map_err(|error| describe("bind", &local.into(), &error))
 }
 
 /// A connect to a free port of this machine's ephemeral range can be given that very port as its own and then
 /// talks to itself ("simultaneous open"). Nobody listens there, and that is what the caller is told.
-fn refuse_self_connect(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.ip().is_loopback() && local_address(socket)? == address {
+fn refuse_self_connect(socket: &Socket, address: &Address) -> io::Result<()> {
+    let is_loopback = address.ip().is_some_and(|ip| ip.is_loopback());
+    if is_loopback && ops::address(&socket.local_addr()?) == *address {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(())
@@ -310,11 +313,11 @@ fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Says what was tried where, and why it failed.
-pub(super) fn describe(what: &str, address: SocketAddr, error: &io::Error) -> io::Error {
+pub(super) fn describe(what: &str, address: &Address, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {address}: {}", cause(what, address, error)))
 }
 
-fn cause(what: &str, address: SocketAddr, error: &io::Error) -> String {
+fn cause(what: &str, address: &Address, error: &io::Error) -> String {
     use io::ErrorKind;
 
     // Without a number of the system's it is a sentence from here already, or a bare kind.
@@ -322,11 +325,20 @@ fn cause(what: &str, address: SocketAddr, error: &io::Error) -> String {
         return error.to_string();
     }
     if no_such_family(error) {
-        let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        let family = match address {
+            Address::Ip(SocketAddr::V4(_)) => "IPv4",
+            Address::Ip(SocketAddr::V6(_)) => "IPv6",
+            _ => "Unix sockets",
+        };
         return format!("this system has no {family}");
     }
     let connecting = what == "connect to";
     let text = match error.kind() {
+        ErrorKind::PermissionDenied if address.unix().is_some() => {
+            "permission denied (by the mode of the socket file or of a directory above it)"
+        }
+        ErrorKind::NotFound if connecting => "there is no such socket file",
+        ErrorKind::NotFound => "the directory does not exist",
         ErrorKind::PermissionDenied if connecting => {
             "permission denied (a firewall rule or a broadcast address)"
         }
@@ -537,7 +549,8 @@ mod tests {
 
     #[test]
     fn an_option_the_system_lacks_is_unsupported_and_named() {
-        let error = describe("listen on", loopback(), &named("fast_open", unsupported()).unwrap_err());
+        let error =
+            describe("listen on", &loopback().into(), &named("fast_open", unsupported()).unwrap_err());
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
         assert_eq!(
             error.to_string(),
@@ -581,7 +594,7 @@ mod tests {
     #[test]
     fn a_denied_port_tells_what_it_needs() {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, 80).into();
-        let error = describe("listen on", address, &io::Error::from_raw_os_error(libc::EACCES));
+        let error = describe("listen on", &address.into(), &io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(
             error.to_string(),
@@ -620,7 +633,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = connect(&connect_spec(address)).unwrap();
         wait_writable(&client);
-        finish_connect(&client, address).unwrap();
+        finish_connect(&client, &address.into()).unwrap();
         let (_, peer) = listener.accept().unwrap();
         assert_eq!(client.local_addr().unwrap().as_socket(), Some(peer));
         assert!(client.tcp_nodelay().unwrap());
@@ -635,7 +648,7 @@ mod tests {
         let error = match connect(&connect_spec(address)) {
             Ok(client) => {
                 wait_writable(&client);
-                finish_connect(&client, address).unwrap_err()
+                finish_connect(&client, &address.into()).unwrap_err()
             }
             Err(error) => error,
         };
@@ -678,7 +691,7 @@ mod tests {
             assert!(is_in_progress(&error), "{error}");
         }
         wait_writable(&socket);
-        let error = finish_connect(&socket, address).unwrap_err();
+        let error = finish_connect(&socket, &address.into()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

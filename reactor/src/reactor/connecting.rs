@@ -9,11 +9,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::core::address::Address;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::options::ConnectSpec;
 use crate::endpoint::{ConnectEndpoint, EndpointError, Target};
-use crate::net::address::Address;
 use crate::net::reason::Reason;
 use crate::protocol::{ErasedFactory, Factory, Peer};
 use crate::reactor::connect_error::{ConnectError, ConnectErrorKind};
@@ -41,9 +41,9 @@ pub(crate) struct Attempt {
     /// The options of each of its sockets; the address is set for each.
     spec: ConnectSpec,
     /// Addresses that were not tried yet.
-    waiting: VecDeque<SocketAddr>,
+    waiting: VecDeque<Address>,
     /// Those that are being tried, by what the driver calls them.
-    running: Vec<(Token, SocketAddr)>,
+    running: Vec<(Token, Address)>,
     failures: Vec<ConnectError>,
     /// `None` while it is told that it has started.
     factory: Option<Box<dyn ErasedFactory>>,
@@ -148,7 +148,7 @@ impl Inner {
         self.with_attempt(id, |attempt| attempt.time_limit = Some(timer));
         match target {
             Target::Address(address) => {
-                self.with_attempt(id, |attempt| attempt.waiting.push_back(*address));
+                self.with_attempt(id, |attempt| attempt.waiting.push_back((*address).into()));
                 self.try_next_address(id);
             }
             Target::Name(name, port) => self.look_up(id, name, *port),
@@ -196,7 +196,7 @@ impl Inner {
                     let addresses: Vec<IpAddr> = addresses.into_iter().filter(fits).collect();
                     attempt.waiting = alternating(&addresses)
                         .into_iter()
-                        .map(|address| SocketAddr::new(address, port))
+                        .map(|address| SocketAddr::new(address, port).into())
                         .collect();
                 }
                 Err(error) => attempt.failures.push(ConnectError::unresolved(&attempt.target, &error)),
@@ -222,8 +222,7 @@ impl Inner {
                 }
                 return;
             };
-            spec.address = address;
-            match self.try_address(id, &spec) {
+            match self.try_address(id, &address, &mut spec) {
                 Ok(token) => {
                     let more = self.with_attempt(id, |attempt| {
                         attempt.running.push((token, address));
@@ -242,12 +241,23 @@ impl Inner {
         }
     }
 
-    fn try_address(&self, id: AttemptId, spec: &ConnectSpec) -> Result<Token, ConnectError> {
-        let token = self.reserve().map_err(|error| ConnectError::from_io(spec.address, error))?;
-        let started = self.driver.borrow_mut().connect(token, spec);
+    fn try_address(
+        &self,
+        id: AttemptId,
+        address: &Address,
+        spec: &mut ConnectSpec,
+    ) -> Result<Token, ConnectError> {
+        let token = self.reserve().map_err(|error| ConnectError::from_io(address, error))?;
+        let started = match address {
+            Address::Ip(ip) => {
+                spec.address = *ip;
+                self.driver.borrow_mut().connect(token, spec)
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        };
         if let Err(error) = started {
             self.slots.borrow_mut().remove(token);
-            return Err(ConnectError::from_io(spec.address, error));
+            return Err(ConnectError::from_io(address, error));
         }
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
             *slot = Slot::Attempt(id);
@@ -330,7 +340,7 @@ impl Inner {
             let place = attempt.running.iter().position(|(running, _)| *running == token);
             if let Some(place) = place {
                 let (_, address) = attempt.running.remove(place);
-                attempt.failures.push(ConnectError::from_io(address, error));
+                attempt.failures.push(ConnectError::from_io(&address, error));
             }
         });
         self.try_next_address(id);
@@ -349,10 +359,11 @@ impl Inner {
     }
 
     /// One of an attempt's addresses has answered: the connection gets a protocol.
-    pub(crate) fn connected(&self, token: Token, local: SocketAddr) {
+    pub(crate) fn connected(&self, token: Token, local: Address) {
         let attempt = self.attempt_of(token).and_then(|id| {
             let address = self.with_attempt(id, |attempt| {
-                attempt.running.iter().find(|(running, _)| *running == token).map(|(_, address)| *address)
+                let mut running = attempt.running.iter();
+                running.find(|(running, _)| *running == token).map(|(_, address)| address.clone())
             });
             Some((address??, self.take_attempt(id, Some(token))?))
         });
@@ -360,8 +371,8 @@ impl Inner {
             Counters::bump(&self.counters.stale);
             return;
         };
-        let (address, local) = (Address::from(address), Address::from(local));
-        let peer = Peer { address, local, port: None, reactor: self.handle.clone() };
+        let peer =
+            Peer { address: address.clone(), local: local.clone(), port: None, reactor: self.handle.clone() };
         let started = std::mem::replace(&mut attempt.factory_started, true);
         let built = attempt.factory.as_mut().and_then(|factory| {
             self.contain("a factory", || {

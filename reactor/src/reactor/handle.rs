@@ -7,10 +7,10 @@ use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::core::address::Address;
 use crate::core::queue::Ticket;
 use crate::core::slots::Token;
 use crate::endpoint::{IntoConnectEndpoint, IntoListenEndpoint};
-use crate::net::address::Address;
 use crate::protocol::{Factory, Protocol};
 use crate::reactor::channel::Sender;
 use crate::reactor::connect_error::ConnectError;

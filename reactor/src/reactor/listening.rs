@@ -5,10 +5,10 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 
+use crate::core::address::Address;
 use crate::core::slots::Token;
 use crate::driver::{Interest, NewStream};
 use crate::endpoint::ListenEndpoint;
-use crate::net::address::Address;
 use crate::net::backoff::AcceptBackoff;
 use crate::net::reason::Reason;
 use crate::protocol::{ErasedFactory, Peer, Protocol};
@@ -55,7 +55,7 @@ impl Port {
     /// Where it listens; with the real port number when 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> Address {
-        self.listening.address
+        self.listening.address.clone()
     }
 
     /// Closes the port at once; connections accepted through it live on. The Deferred fires when the port number
@@ -128,8 +128,8 @@ impl fmt::Debug for Port {
 }
 
 impl Listening {
-    pub(crate) fn address(&self) -> Address {
-        self.address
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Takes the factory out at the end of the port or of the reactor.
@@ -246,21 +246,25 @@ impl Inner {
         }
         let local = if listening.any_address {
             match self.driver.borrow_mut().local_addr(&stream) {
-                Ok(local) => local.into(),
+                Ok(local) => local,
                 Err(error) => {
                     log::debug!("{}: lost before it was accepted: {error}", stream.peer);
                     return;
                 }
             }
         } else {
-            listening.address
+            listening.address.clone()
         };
-        let address = stream.peer.into();
-        let peer = Peer { address, local, port: Some(listening.address), reactor: self.handle.clone() };
+        let peer = Peer {
+            address: stream.peer.clone(),
+            local: local.clone(),
+            port: Some(listening.address.clone()),
+            reactor: self.handle.clone(),
+        };
         let built = self.with_factory(&listening, |factory| factory.build(peer));
         self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         match built {
-            Some(Some(protocol)) => self.establish(stream, protocol, address, local),
+            Some(Some(protocol)) => self.establish(stream, protocol, local),
             Some(None) => {
                 Counters::bump(&self.counters.refused);
                 drop(stream);
@@ -271,10 +275,13 @@ impl Inner {
     }
 
     /// Makes a connection of an accepted stream.
-    fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, peer: Address, local: Address) {
+    fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, local: Address) {
+        let peer = stream.peer.clone();
         let mut protocol = Some(protocol);
         let inserted = self.slots.borrow_mut().insert_with(|token| match protocol.take() {
-            Some(protocol) => Slot::Connection(Transport::new(self, token, peer, local, protocol)),
+            Some(protocol) => {
+                Slot::Connection(Transport::new(self, token, peer.clone(), local.clone(), protocol))
+            }
             None => Slot::Reserved,
         });
         let adopted = match inserted {

@@ -5,7 +5,7 @@
 
 use std::rc::Weak;
 
-use crate::net::address::Address;
+use crate::core::address::Address;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::reactor::inner::{Inner, Slot};
@@ -118,7 +118,7 @@ impl Inner {
     pub(crate) fn port_addresses(&self) -> Vec<Address> {
         let slots = self.slots.borrow();
         let ports = slots.iter().filter_map(|(_, slot)| match slot {
-            Slot::Listener(listening) => Some(listening.address()),
+            Slot::Listener(listening) => Some(listening.address().clone()),
             _ => None,
         });
         ports.collect()

@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::core::address::Address;
 use crate::core::outbox::{FileRange, SHARE_FROM};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::Interest;
 use crate::endpoint::KeepAlive;
-use crate::net::address::{Address, Ends};
 use crate::net::connection::{Connection as Machine, End, Written};
+use crate::net::ends::Ends;
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
 use crate::protocol::Protocol;

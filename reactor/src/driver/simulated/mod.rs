@@ -16,6 +16,7 @@ use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec};
 use super::poll::{file_too_short, file_unreadable};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, ops, socket};
+use crate::core::address::Address;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -279,18 +280,18 @@ impl SimDriver {
             Stage::Connecting(_) => None,
             Stage::Open => {
                 end.watch = Interest::READ;
-                let local = end.local;
+                let local = end.local.into();
                 if let Some(source) = self.sources.get_mut(token.index()) {
                     source.kind = Kind::Stream;
                 }
                 Some(Completion::Connected { stream: token, local })
             }
             Stage::Dead => {
-                let remote = end.remote;
+                let remote = end.remote.into();
                 let kind = network.receive_error(id).kind();
                 Some(Completion::Failed {
                     stream: token,
-                    error: socket::describe("connect to", remote, &kind.into()),
+                    error: socket::describe("connect to", &remote, &kind.into()),
                 })
             }
         }
@@ -347,7 +348,7 @@ impl SimDriver {
         let (peer, local) = (end.remote, end.local);
         network.add_to_trace(self.host, "accepts", local, Some(peer), 0);
         let stream = SimStream { network: Rc::clone(&self.network), host: self.host, socket: Some(waiting) };
-        let stream = NewStream { socket: NewSocket::Simulated(stream), peer };
+        let stream = NewStream { socket: NewSocket::Simulated(stream), peer: peer.into() };
         Outcome::Completed(Completion::Accepted { listener, stream })
     }
 
@@ -445,7 +446,7 @@ impl SimDriver {
                 .inspect_err(|_| network.give_descriptor_back(self.host))
         });
         let (socket, address) =
-            opened.map_err(|error| socket::describe("listen on", spec.address, &error))?;
+            opened.map_err(|error| socket::describe("listen on", &spec.address.into(), &error))?;
         drop(network);
         self.install(token, Kind::Listener, socket);
         Ok(address)
@@ -459,7 +460,7 @@ impl SimDriver {
                 .connect(self.host, spec.address, spec.local_address, &spec.tcp, Owner::Driver(token))
                 .inspect_err(|_| network.give_descriptor_back(self.host))
         });
-        let socket = started.map_err(|error| socket::describe("connect to", spec.address, &error))?;
+        let socket = started.map_err(|error| socket::describe("connect to", &spec.address.into(), &error))?;
         drop(network);
         self.install(token, Kind::Connecting, socket);
         Ok(())
@@ -480,13 +481,13 @@ impl SimDriver {
         Ok(())
     }
 
-    pub(super) fn local_addr(&self, stream: &NewStream) -> io::Result<SocketAddr> {
+    pub(super) fn local_addr(&self, stream: &NewStream) -> io::Result<Address> {
         let NewSocket::Simulated(stream) = &stream.socket else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let network = self.network.borrow();
         let end = stream.socket.and_then(|socket| network.ends.get(socket));
-        end.map(|end| end.local).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        end.map(|end| end.local.into()).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     pub(super) fn set_interest(&mut self, token: Token, interest: Interest) {

@@ -174,7 +174,7 @@ impl Network {
     ) -> io::Result<SocketId> {
         let ip = match bind {
             Some(bind) if !self.is_local(host, bind.ip()) => {
-                return Err(describe("bind", bind, &io::ErrorKind::AddrNotAvailable.into()));
+                return Err(describe("bind", &bind.into(), &io::ErrorKind::AddrNotAvailable.into()));
             }
             Some(bind) if !bind.ip().is_unspecified() => bind.ip(),
             _ => self.local_address(host, remote.ip()),
@@ -182,7 +182,11 @@ impl Network {
         let port = match bind.map_or(0, |bind| bind.port()) {
             0 => self.free_port(host).ok_or(io::ErrorKind::AddrNotAvailable)?,
             port if self.is_taken(host, port) => {
-                return Err(describe("bind", SocketAddr::new(ip, port), &io::ErrorKind::AddrInUse.into()));
+                return Err(describe(
+                    "bind",
+                    &SocketAddr::new(ip, port).into(),
+                    &io::ErrorKind::AddrInUse.into(),
+                ));
             }
             port => port,
         };
