@@ -9,8 +9,10 @@ use std::fmt;
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u32 = if usize::BITS >= 64 { u32::MAX } else { (1 << (32 - 20)) - 1 };
-/// The last indexes are left unused, so that the poller's reserved keys can never be a token.
-const MAX_INDEX: u32 = (((1_u64 << INDEX_BITS) - 1) as u32) - 8;
+/// The upper half of the indexes is left unused: a key with one of these names the output of a stream that has another
+/// descriptor for it, or is one of the poller's reserved keys.
+const OUTPUT: u64 = 1 << (INDEX_BITS - 1);
+const MAX_INDEX: u32 = (OUTPUT - 1) as u32;
 
 /// Names one tenancy of one slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +40,19 @@ impl Token {
     #[inline]
     pub(crate) fn key(self) -> usize {
         self.0 as usize
+    }
+
+    /// The key of the descriptor for output, where a stream has one of its own.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only pipes have two"))]
+    pub(crate) fn output_key(self) -> usize {
+        (self.0 | OUTPUT) as usize
+    }
+
+    /// The token of which this is the [output key](Self::output_key).
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only pipes have two"))]
+    pub(crate) fn of_output(key: usize) -> Option<Self> {
+        let key = key as u64;
+        (key & OUTPUT != 0).then_some(Self(key & !OUTPUT))
     }
 
     /// The inverse of [`Token::key`].

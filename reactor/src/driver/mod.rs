@@ -321,6 +321,33 @@ impl Driver {
         each!(self, driver => driver.watch_descriptor(token, descriptor))
     }
 
+    /// Takes a stream in that stands on descriptors of any kind. It is watched for nothing as yet.
+    #[cfg(unix)]
+    pub(crate) fn adopt_pipe(&mut self, token: Token, ends: options::PipeEnds) -> io::Result<()> {
+        each!(self, driver => driver.adopt_pipe(token, ends))
+    }
+
+    /// Takes a connected stream socket in, if it is one; its own address and the peer's. It is watched for nothing
+    /// as yet.
+    #[cfg(unix)]
+    pub(crate) fn adopt_socket(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<(Address, Address)> {
+        each!(self, driver => driver.adopt_socket(token, descriptor))
+    }
+
+    /// Takes a listening stream socket in, if it is one.
+    #[cfg(unix)]
+    pub(crate) fn adopt_listener(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<Address> {
+        each!(self, driver => driver.adopt_listener(token, descriptor))
+    }
+
     /// What the source is to be watched for. Reading stops at once; the poller hears of it at settle.
     #[inline]
     pub(crate) fn set_interest(&mut self, token: Token, interest: Interest) {
@@ -355,8 +382,8 @@ impl Driver {
     }
 
     /// A kernel buffer to relay through, or `None` where relaying is done by copying.
-    pub(crate) fn new_relay(&mut self) -> Option<Relay> {
-        each!(self, driver => driver.new_relay())
+    pub(crate) fn new_relay(&mut self, source: Token, target: Token) -> Option<Relay> {
+        each!(self, driver => driver.new_relay(source, target))
     }
 
     /// Whether the stream's input is reported as `RelayReady` instead of being read.

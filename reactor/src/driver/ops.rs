@@ -3,9 +3,11 @@
 //! On Linux they go through `rustix`, which enters the kernel without the detour through `errno`; elsewhere
 //! through `socket2`.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
+#[cfg(unix)]
+use socket2::SockRef;
 use socket2::{SockAddr, Socket};
 
 use crate::core::address::Address;
@@ -22,6 +24,48 @@ pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
         },
         SocketAddr::V4(_) => address,
     }
+}
+
+/// What an outbox is sent to.
+pub(super) trait Sink {
+    fn send(&self, data: &[u8]) -> io::Result<usize>;
+    fn send_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Sends at most `limit` bytes of the range; 0 means that the file is shorter than the range.
+    fn send_file(&self, range: &FileRange, limit: usize) -> io::Result<u64>;
+}
+
+impl Sink for Socket {
+    #[inline]
+    fn send(&self, data: &[u8]) -> io::Result<usize> {
+        send(self, data)
+    }
+
+    fn send_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        send_many(self, slices)
+    }
+
+    fn send_file(&self, range: &FileRange, limit: usize) -> io::Result<u64> {
+        send_file(self, range, limit)
+    }
+}
+
+/// Reads from a socket that may be a blocking one, without waiting.
+#[cfg(unix)]
+pub(super) fn receive_at_once(socket: SockRef<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: bytes that are initialised may be seen as bytes that may not be, as long as nobody makes them so; the
+    // call only writes what it received.
+    let buffer = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [std::mem::MaybeUninit<u8>]) };
+    socket.recv_with_flags(buffer, libc::MSG_DONTWAIT)
+}
+
+/// Sends to a socket that may be a blocking one, without waiting.
+#[cfg(unix)]
+pub(super) fn send_at_once(socket: SockRef<'_>, data: &[u8]) -> io::Result<usize> {
+    #[cfg(not(target_vendor = "apple"))]
+    const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    #[cfg(target_vendor = "apple")]
+    const FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+    crate::sys::sigpipe::without_sigpipe(|| socket.send_with_flags(data, FLAGS))
 }
 
 /// An address as the system tells it.
@@ -53,11 +97,9 @@ pub(crate) use system::ticks;
 pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_many};
 
 /// Bytes of a file sent at once where the system cannot send files, and the room they need.
-#[cfg(any(not(target_os = "linux"), feature = "testing"))]
 const FILE_PIECE: usize = 64 * 1024;
 
 /// Reads what comes next of a range, at most `limit` bytes; nothing if the file has become shorter than the range.
-#[cfg(any(not(target_os = "linux"), feature = "testing"))]
 pub(super) fn read_piece(range: &FileRange, limit: usize) -> io::Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
 

@@ -39,6 +39,16 @@ pub(crate) struct ConnectSpec {
     pub(crate) tcp: TcpOptions,
 }
 
+/// The descriptors of a stream that stands on a pipe, a terminal or a file; one may be missing.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(crate) struct PipeEnds {
+    pub(crate) input: Option<std::os::fd::OwnedFd>,
+    pub(crate) output: Option<std::os::fd::OwnedFd>,
+    /// Other processes may have the same open files: their flags are left alone as far as possible.
+    pub(crate) is_shared: bool,
+}
+
 /// Options of a connection, set on its socket or on the listener that it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TcpOptions {

@@ -5,6 +5,9 @@
 //! reports whatever is left. The invariant: `wanted` is what the loop asked for last and counts at once;
 //! `registered` is what the poller knows and follows at settle.
 
+#[cfg(unix)]
+mod pipe;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -14,11 +17,12 @@ use std::time::{Duration, Instant};
 use polling::{Event, PollMode};
 use socket2::{SockRef, Socket};
 
+use super::ops::{self, Sink};
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
-use super::{Sent, Waker, open_reserve, ops};
+use super::{Sent, Waker, open_reserve};
 use crate::core::address::Address;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
@@ -33,6 +37,9 @@ enum Kind {
     Stream,
     /// A stream whose input is relayed by the loop instead of being read here.
     Relayed,
+    /// A stream that stands on descriptors in the table of pipes.
+    #[cfg(unix)]
+    Pipe,
     /// A descriptor of the user's, whose readiness is only reported.
     #[cfg(unix)]
     Descriptor,
@@ -64,6 +71,18 @@ impl Source {
         urgent: false,
         socket: None,
     };
+}
+
+#[cfg(unix)]
+impl Source {
+    /// Whether it is one that is always ready and is wanted.
+    fn always_has_something(&self) -> bool {
+        match self.kind {
+            Kind::AlwaysReady => self.wanted != Interest::NONE,
+            Kind::Pipe => self.wanted.reads(),
+            _ => false,
+        }
+    }
 }
 
 /// The source whose event is being worked on.
@@ -98,6 +117,9 @@ pub(crate) struct PollDriver {
     always_ready: Vec<Token>,
     #[cfg(unix)]
     reported_ready: usize,
+    /// Streams that are no sockets.
+    #[cfg(unix)]
+    pipes: HashMap<Token, pipe::Pipe>,
     /// What is left of the turn of the source whose event came last.
     turn: Option<Turn>,
     budgets: Budgets,
@@ -121,6 +143,8 @@ impl PollDriver {
             always_ready: Vec::new(),
             #[cfg(unix)]
             reported_ready: 0,
+            #[cfg(unix)]
+            pipes: HashMap::new(),
             turn: None,
             budgets,
             targets: HashMap::new(),
@@ -140,10 +164,17 @@ impl PollDriver {
     /// The next file that is watched for something, once a pass.
     #[cfg(unix)]
     #[inline]
-    fn next_file<'b>(&mut self) -> Option<Completion<'b>> {
+    fn next_file<'b>(&mut self, scratch: &'b mut [u8]) -> Option<Completion<'b>> {
         while let Some(&token) = self.always_ready.get(self.reported_ready) {
             self.reported_ready += 1;
-            if self.source(token).is_some_and(|source| source.wanted != Interest::NONE) {
+            if self.reads_pipe(token) {
+                return Some(match self.read_pipe(token, self.budgets.read, scratch) {
+                    Ok((stream, 0)) => Completion::EndOfStream { stream },
+                    Ok((stream, count)) => Completion::Received { stream, data: &scratch[..count] },
+                    Err((stream, error)) => Completion::Failed { stream, error },
+                });
+            }
+            if self.source(token).is_some_and(|source| source.always_has_something()) {
                 return Some(Completion::Ready { source: token });
             }
         }
@@ -151,7 +182,7 @@ impl PollDriver {
     }
 
     #[cfg(not(unix))]
-    fn next_file<'b>(&mut self) -> Option<Completion<'b>> {
+    fn next_file<'b>(&mut self, _: &'b mut [u8]) -> Option<Completion<'b>> {
         None
     }
 
@@ -164,7 +195,7 @@ impl PollDriver {
         loop {
             let outcome = match self.turn {
                 None => {
-                    let Some(event) = self.waiter.next() else { return self.next_file() };
+                    let Some(event) = self.waiter.next() else { return self.next_file(scratch) };
                     let stream = Token::from_key(event.key);
                     // The usual event: read once, and that is it.
                     if event.is_just_input() && self.reads(stream) {
@@ -201,6 +232,10 @@ impl PollDriver {
         match turn {
             Turn::Read(stream, budget) if self.reads(stream) => {
                 GoneOn::Read(self.read(stream, budget, scratch))
+            }
+            #[cfg(unix)]
+            Turn::Read(stream, budget) if self.reads_pipe(stream) => {
+                GoneOn::Read(self.read_pipe(stream, budget, scratch))
             }
             Turn::Read(..) => GoneOn::Over,
             Turn::Accept(listener, budget) => {
@@ -253,6 +288,10 @@ impl PollDriver {
             self.waiter.drain_wake();
             return Some(Completion::Woken);
         }
+        #[cfg(unix)]
+        if let Some(token) = Token::of_output(event.key) {
+            return self.pipe_output_event(token, event);
+        }
         let token = Token::from_key(event.key);
         let budgets = self.budgets;
         let Some(source) = self.source(token) else {
@@ -290,6 +329,11 @@ impl PollDriver {
                     self.turn = Some(Turn::Accept(token, budgets.accept));
                 }
                 None
+            }
+            #[cfg(unix)]
+            Kind::Pipe => {
+                let wanted = source.wanted;
+                self.pipe_input_event(token, event, wanted)
             }
             Kind::Connecting => event.writable().then(|| self.finish_connect(token)),
             #[cfg(unix)]
@@ -437,7 +481,9 @@ impl PollDriver {
 
     #[inline]
     pub(super) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
-        let socket = Self::socket(&self.sources, stream).ok_or(io::ErrorKind::NotConnected)?;
+        let Some(socket) = Self::socket(&self.sources, stream) else {
+            return self.send_small_otherwise(stream, data);
+        };
         let result = ops::send(socket, data);
         self.stats.sends += 1;
         let sent = result?;
@@ -446,8 +492,32 @@ impl PollDriver {
     }
 
     pub(super) fn send(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
-        let socket = Self::socket(&self.sources, stream).ok_or(io::ErrorKind::NotConnected)?;
+        let Some(socket) = Self::socket(&self.sources, stream) else {
+            return self.send_otherwise(stream, outbox, pool);
+        };
         send_backlog(socket, outbox, pool, self.budgets.write, &mut self.stats)
+    }
+
+    #[cold]
+    fn send_small_otherwise(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
+        #[cfg(unix)]
+        return self.send_small_to_pipe(stream, data);
+        #[cfg(not(unix))]
+        {
+            let _ = (stream, data);
+            Err(io::ErrorKind::NotConnected.into())
+        }
+    }
+
+    #[cold]
+    fn send_otherwise(&mut self, stream: Token, outbox: &mut Outbox, pool: &Pool) -> io::Result<Sent> {
+        #[cfg(unix)]
+        return self.send_to_pipe(stream, outbox, pool);
+        #[cfg(not(unix))]
+        {
+            let _ = (stream, outbox, pool);
+            Err(io::ErrorKind::NotConnected.into())
+        }
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -457,9 +527,11 @@ impl PollDriver {
     /// Whether the next wait must not wait: there are changes to make, or files to report.
     pub(super) fn has_changes(&self) -> bool {
         #[cfg(unix)]
-        if self.always_ready.iter().any(|token| {
-            self.sources.get(token.index()).is_some_and(|source| source.wanted != Interest::NONE)
-        }) {
+        if self
+            .always_ready
+            .iter()
+            .any(|token| self.sources.get(token.index()).is_some_and(Source::always_has_something))
+        {
             return true;
         }
         !self.changes.is_empty()
@@ -481,6 +553,13 @@ impl PollDriver {
             }
             #[cfg(unix)]
             if source.kind == Kind::AlwaysReady {
+                continue;
+            }
+            #[cfg(unix)]
+            if source.kind == Kind::Pipe {
+                if let Err(error) = self.register_pipe(token) {
+                    log::error!("cannot change what a pipe is watched for: {error}");
+                }
                 continue;
             }
             if let Err(error) = self.register(token) {
@@ -513,6 +592,10 @@ impl PollDriver {
 
     /// Gives a socket its place in the table; the poller does not know it yet.
     fn place(&mut self, token: Token, kind: Kind, socket: Socket, wanted: Interest) {
+        self.place_source(token, Source { kind, wanted, socket: Some(socket), ..Source::VACANT });
+    }
+
+    fn place_source(&mut self, token: Token, source: Source) {
         let index = token.index();
         if self.sources.len() <= index {
             if self.sources.capacity() <= index {
@@ -520,17 +603,13 @@ impl PollDriver {
             }
             self.sources.resize_with(index + 1, || Source::VACANT);
         }
-        let source = Source { kind, wanted, socket: Some(socket), ..Source::VACANT };
         self.sources[index] = Source { generation: token.generation(), ..source };
     }
 
     pub(super) fn listen(&mut self, token: Token, spec: &ListenSpec) -> io::Result<SocketAddr> {
         let (socket, address) = socket::listen(spec)?;
         self.stats.others += 1;
-        if self.reserve.is_none() {
-            self.reserve = open_reserve().ok();
-        }
-        self.install(token, Kind::Listener, socket, Interest::READ)?;
+        self.install_listener(token, socket)?;
         if !cfg!(target_os = "linux") {
             self.accept_options.insert(token, spec.tcp.clone());
         }
@@ -554,6 +633,40 @@ impl PollDriver {
         local_address(stream.real()?)
     }
 
+    #[cfg(unix)]
+    pub(super) fn adopt_socket(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<(Address, Address)> {
+        self.stats.others += 1;
+        let (socket, local, peer) = socket::adopt_stream(descriptor)?;
+        self.install(token, Kind::Stream, socket, Interest::NONE)?;
+        Ok((local, peer))
+    }
+
+    #[cfg(unix)]
+    pub(super) fn adopt_listener(
+        &mut self,
+        token: Token,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> io::Result<Address> {
+        self.stats.others += 1;
+        let (socket, address) = socket::adopt_listener(descriptor)?;
+        self.install_listener(token, socket)?;
+        if !cfg!(target_os = "linux") && address.socket_addr().is_some() {
+            self.accept_options.insert(token, TcpOptions::default());
+        }
+        Ok(address)
+    }
+
+    fn install_listener(&mut self, token: Token, socket: Socket) -> io::Result<()> {
+        if self.reserve.is_none() {
+            self.reserve = open_reserve().ok();
+        }
+        self.install(token, Kind::Listener, socket, Interest::READ)
+    }
+
     #[inline]
     pub(super) fn set_interest(&mut self, token: Token, interest: Interest) {
         let Some(source) = self.source(token) else { return };
@@ -569,6 +682,10 @@ impl PollDriver {
 
     pub(super) fn shutdown(&mut self, stream: Token) -> io::Result<()> {
         self.stats.others += 1;
+        #[cfg(unix)]
+        if self.pipes.contains_key(&stream) {
+            return self.finish_pipe(stream);
+        }
         self.with_socket(stream, |socket| socket.shutdown(std::net::Shutdown::Write))
     }
 
@@ -588,17 +705,24 @@ impl PollDriver {
             Kind::Connecting => drop(self.targets.remove(&token)),
             Kind::Listener => drop(self.accept_options.remove(&token)),
             #[cfg(unix)]
-            Kind::AlwaysReady => {
-                let place = self.always_ready.iter().position(|one| *one == token);
-                if let Some(place) = place {
-                    self.always_ready.remove(place);
-                    // The next one may have taken its place on the list.
-                    self.reported_ready -= usize::from(place < self.reported_ready);
-                }
+            Kind::AlwaysReady => self.not_always_ready(token),
+            #[cfg(unix)]
+            Kind::Pipe => {
+                self.not_always_ready(token);
+                self.close_pipe(token);
             }
             #[cfg(unix)]
             Kind::Descriptor => {}
             Kind::Vacant | Kind::Stream | Kind::Relayed => {}
+        }
+    }
+
+    #[cfg(unix)]
+    fn not_always_ready(&mut self, token: Token) {
+        if let Some(place) = self.always_ready.iter().position(|one| *one == token) {
+            self.always_ready.remove(place);
+            // The next one may have taken its place on the list.
+            self.reported_ready -= usize::from(place < self.reported_ready);
         }
     }
 
@@ -651,8 +775,9 @@ impl PollDriver {
         self.with_socket(token, |socket| socket::set_keep_alive(socket, spec))
     }
 
-    pub(super) fn new_relay(&mut self) -> Option<Relay> {
-        if !self.splices {
+    pub(super) fn new_relay(&mut self, source: Token, target: Token) -> Option<Relay> {
+        let has_socket = |token| Self::socket(&self.sources, token).is_some();
+        if !self.splices || !has_socket(source) || !has_socket(target) {
             return None;
         }
         super::splice::Pipe::new().ok().map(|pipe| Relay { pipe })
@@ -719,6 +844,10 @@ impl PollDriver {
 
 impl Drop for PollDriver {
     fn drop(&mut self) {
+        #[cfg(unix)]
+        for token in self.pipes.keys().copied().collect::<Vec<_>>() {
+            self.close_pipe(token);
+        }
         for source in &self.sources {
             if let (Some(socket), Some(_)) = (&source.socket, source.registered) {
                 let _ = self.waiter.poller.delete(socket);
@@ -733,7 +862,7 @@ fn local_address(socket: &Socket) -> io::Result<Address> {
 
 /// Sends buffers and files until the kernel takes no more, the budget is used up or nothing is left.
 fn send_backlog(
-    socket: &Socket,
+    sink: &impl Sink,
     outbox: &mut Outbox,
     pool: &Pool,
     budget: usize,
@@ -749,9 +878,9 @@ fn send_backlog(
                 stats.sends -= 1;
                 return Ok(Sent::All);
             }
-            Front::One(data) => (ops::send(socket, data), data.len()),
-            Front::Many(list) => (ops::send_many(socket, list), list.iter().map(|slice| slice.len()).sum()),
-            Front::File(range) => match ops::send_file(socket, range, left) {
+            Front::One(data) => (sink.send(data), data.len()),
+            Front::Many(list) => (sink.send_many(list), list.iter().map(|slice| slice.len()).sum()),
+            Front::File(range) => match sink.send_file(range, left) {
                 Ok(0) => return Err(file_too_short()),
                 Ok(sent) => {
                     outbox.consume_file(sent, pool);

@@ -13,6 +13,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -20,6 +22,8 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use super::ops;
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 use crate::core::address::Address;
+#[cfg(unix)]
+use crate::sys::descriptor;
 
 /// Opens a listening socket and tells the address it got, with the real port where the spec has port 0.
 ///
@@ -27,6 +31,65 @@ use crate::core::address::Address;
 /// [`apply_to_accepted`] sees to it elsewhere.
 pub(crate) fn listen(spec: &ListenSpec) -> io::Result<(Socket, SocketAddr)> {
     try_listen(spec).map_err(|error| describe("listen on", &spec.address.into(), &error))
+}
+
+/// Takes over a connected stream socket that was opened by somebody else: checked, made non-blocking and
+/// close-on-exec; with its own address and the peer's.
+#[cfg(unix)]
+pub(crate) fn adopt_stream(descriptor: OwnedFd) -> io::Result<(Socket, Address, Address)> {
+    let socket = adopt(descriptor)?;
+    if is_listening(&socket)? {
+        return Err(not("a connection", "it is a listening socket"));
+    }
+    let local = ops::address(&socket.local_addr()?);
+    match socket.peer_addr() {
+        Ok(peer) => Ok((socket, local, ops::address(&peer))),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Err(not("a connection", "it is a socket that is not connected"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes over a listening stream socket that was opened by somebody else, in the same way.
+#[cfg(unix)]
+pub(crate) fn adopt_listener(descriptor: OwnedFd) -> io::Result<(Socket, Address)> {
+    let socket = adopt(descriptor)?;
+    if !is_listening(&socket)? {
+        return Err(not("a listening socket", "it is a socket on which nobody listens"));
+    }
+    let address = ops::address(&socket.local_addr()?);
+    Ok((socket, address))
+}
+
+#[cfg(unix)]
+fn adopt(descriptor: OwnedFd) -> io::Result<Socket> {
+    if descriptor::nature(descriptor.as_fd())? != descriptor::Nature::Socket {
+        return Err(not("a socket", "it is a file, a pipe or a device"));
+    }
+    let socket = Socket::from(descriptor);
+    if socket.r#type()? != Type::STREAM {
+        return Err(not("a stream socket", "it is a datagram or a raw socket"));
+    }
+    socket.set_nonblocking(true)?;
+    socket.set_cloexec(true)?;
+    Ok(socket)
+}
+
+#[cfg(all(unix, not(target_vendor = "apple")))]
+fn is_listening(socket: &Socket) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// There is no way to ask here: a listening socket has no peer and is no error to accept from.
+#[cfg(target_vendor = "apple")]
+fn is_listening(socket: &Socket) -> io::Result<bool> {
+    Ok(socket.peer_addr().is_err())
+}
+
+#[cfg(unix)]
+fn not(what: &str, but: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("the descriptor is not {what}: {but}"))
 }
 
 /// Starts a non-blocking connect. The outcome shows when the socket becomes writable, also when it is there at once:

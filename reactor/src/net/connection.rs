@@ -130,6 +130,8 @@ pub(crate) struct Rare {
     lingering_since: Option<Instant>,
     /// Input thrown away after our end.
     discarded: usize,
+    /// There is no peer whose end could be waited for: the stream is a pipe, a terminal or a file.
+    ends_alone: bool,
     /// The timer of the earliest time-out.
     pub(crate) timer: Option<TimerId>,
 }
@@ -178,6 +180,22 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new() -> Self {
         Self { outbox: Outbox::default(), received: 0, sent: 0, rare: None, modes: Modes::PEACE, peace: true }
+    }
+
+    /// A pipe, a terminal or a file, which may go one way only.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "there are no descriptors"))]
+    pub(crate) fn of_pipe(reads: bool, writes: bool) -> Self {
+        let mut connection = Self::new();
+        connection.change(|modes| {
+            if !reads {
+                modes.peer_end = PeerEnd::Told;
+            }
+            if !writes {
+                modes.write_side = WriteSide::Finished;
+            }
+        });
+        connection.rare().ends_alone = true;
+        connection
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Modes)) {
@@ -621,6 +639,9 @@ impl Connection {
     pub(crate) fn lose_connection(&mut self, reason: Option<Reason>, now: impl FnOnce() -> Instant) {
         if self.modes.phase != Phase::Open {
             return;
+        }
+        if self.rare.as_ref().is_some_and(|rare| rare.ends_alone) {
+            self.peer_ended();
         }
         self.change(|modes| {
             modes.phase = Phase::Closing;

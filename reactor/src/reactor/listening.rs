@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::core::address::Address;
 use crate::core::slots::Token;
-use crate::driver::{Interest, NewStream};
+use crate::driver::{Driver, Interest, NewStream};
 use crate::endpoint::ListenEndpoint;
 use crate::net::backoff::AcceptBackoff;
 use crate::net::reason::Reason;
@@ -146,8 +146,17 @@ impl Inner {
         factory: Box<dyn ErasedFactory>,
     ) -> io::Result<Port> {
         let ListenEndpoint::Tcp(tcp) = endpoint;
+        self.listen_with(factory, |driver, token| Ok(driver.listen(token, tcp.spec())?.into()))
+    }
+
+    /// Listens on what `open` opens.
+    pub(crate) fn listen_with(
+        &self,
+        factory: Box<dyn ErasedFactory>,
+        open: impl FnOnce(&mut Driver, Token) -> io::Result<Address>,
+    ) -> io::Result<Port> {
         let token = self.reserve()?;
-        let opened = self.driver.borrow_mut().listen(token, tcp.spec());
+        let opened = open(&mut self.driver.borrow_mut(), token);
         let address = match opened {
             Ok(address) => address,
             Err(error) => {
@@ -155,10 +164,11 @@ impl Inner {
                 return Err(error);
             }
         };
+        log::debug!("listening on {address}");
         let listening = Rc::new(Listening {
             token,
-            address: address.into(),
-            any_address: address.ip().is_unspecified(),
+            any_address: address.ip().is_some_and(|ip| ip.is_unspecified()),
+            address,
             state: Cell::new(State::Accepting),
             backoff: RefCell::new(AcceptBackoff::default()),
             factory: RefCell::new(Some(factory)),
@@ -175,7 +185,6 @@ impl Inner {
                 inner.with_factory(&starting, |_| {});
             }
         });
-        log::debug!("listening on {address}");
         Ok(Port { handle: self.handle.clone(), listening })
     }
 

@@ -14,6 +14,8 @@ use crate::core::slots::Slots;
 use crate::core::wheel::Wheel;
 use crate::driver::{Driver, PollDriver, Scratch};
 
+#[cfg(unix)]
+pub(crate) mod adopting;
 pub(crate) mod builder;
 pub(crate) mod channel;
 pub(crate) mod connect_error;

@@ -48,8 +48,8 @@ impl Inner {
             return;
         }
         // A stream piped to itself goes through its outbox: a kernel buffer would need two borrows of it.
-        let kernel =
-            (source.0.token != target.0.token).then(|| self.driver.borrow_mut().new_relay()).flatten();
+        let (from, to) = (source.0.token, target.0.token);
+        let kernel = (from != to).then(|| self.driver.borrow_mut().new_relay(from, to)).flatten();
         if kernel.is_some() {
             self.driver.borrow_mut().set_relaying(source.0.token, true);
         }

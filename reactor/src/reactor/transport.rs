@@ -151,12 +151,22 @@ impl Transport {
         local: Address,
         protocol: Box<dyn Protocol>,
     ) -> Self {
+        Self::with_machine(inner, token, Ends::new(peer, local), Machine::new(), protocol)
+    }
+
+    pub(crate) fn with_machine(
+        inner: &Inner,
+        token: Token,
+        ends: Ends,
+        machine: Machine,
+        protocol: Box<dyn Protocol>,
+    ) -> Self {
         Self(Rc::new(Link {
             handle: inner.handle.clone(),
             pool: Rc::clone(&inner.pool),
             token,
-            ends: Ends::new(peer, local),
-            machine: RefCell::new(Machine::new()),
+            ends,
+            machine: RefCell::new(machine),
             extra: RefCell::new(None),
             protocol_type: Cell::new(Any::type_id(&*protocol)),
             protocol: Cell::new(Some(protocol)),

@@ -9,7 +9,9 @@
 
 pub(crate) mod affinity;
 #[cfg(unix)]
+pub(crate) mod descriptor;
+#[cfg(unix)]
 pub(crate) mod signal;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 pub(crate) mod sigpipe;
 pub(crate) mod thread_pool;

@@ -549,7 +549,7 @@ impl SimDriver {
 
     pub(super) fn settle(&mut self) {}
 
-    pub(super) fn new_relay(&mut self) -> Option<Relay> {
+    pub(super) fn new_relay(&mut self, _: Token, _: Token) -> Option<Relay> {
         None
     }
 
@@ -561,7 +561,26 @@ impl SimDriver {
 
     #[cfg(unix)]
     pub(super) fn watch_descriptor(&mut self, _: Token, _: std::os::fd::OwnedFd) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated host has no descriptors of the kernel's"))
+        Err(no_kernel())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn adopt_pipe(&mut self, _: Token, _: super::options::PipeEnds) -> io::Result<()> {
+        Err(no_kernel())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn adopt_socket(
+        &mut self,
+        _: Token,
+        _: std::os::fd::OwnedFd,
+    ) -> io::Result<(Address, Address)> {
+        Err(no_kernel())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn adopt_listener(&mut self, _: Token, _: std::os::fd::OwnedFd) -> io::Result<Address> {
+        Err(no_kernel())
     }
 
     #[cfg(unix)]
@@ -620,4 +639,9 @@ fn is_of_interest(network: &Network, source: &Source) -> bool {
             .is_some_and(|one| one.watch.reads() && !one.waiting.is_empty()),
         Kind::Connecting | Kind::Stream => network.is_of_interest(source.socket),
     }
+}
+
+#[cfg(unix)]
+fn no_kernel() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "a simulated host has no descriptors of the kernel's")
 }
