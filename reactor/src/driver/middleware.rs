@@ -287,6 +287,8 @@ impl Middleware {
                 Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+            // Not every stream can do this.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return None,
             Err(error) => Err(error),
         })
     }

@@ -270,7 +270,7 @@ impl Driver {
         each!(self, driver => driver.send(stream, outbox, pool))
     }
 
-    /// Tries to send one small buffer; returns how much of it was taken.
+    /// Tries to send one small buffer to a socket; returns how much of it was taken.
     #[inline]
     pub(crate) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
         each!(self, driver => driver.send_small(stream, data))

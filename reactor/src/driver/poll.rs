@@ -481,9 +481,8 @@ impl PollDriver {
 
     #[inline]
     pub(super) fn send_small(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
-        let Some(socket) = Self::socket(&self.sources, stream) else {
-            return self.send_small_otherwise(stream, data);
-        };
+        // A pipe has none: it goes the long way.
+        let socket = Self::socket(&self.sources, stream).ok_or(io::ErrorKind::NotConnected)?;
         let result = ops::send(socket, data);
         self.stats.sends += 1;
         let sent = result?;
@@ -496,17 +495,6 @@ impl PollDriver {
             return self.send_otherwise(stream, outbox, pool);
         };
         send_backlog(socket, outbox, pool, self.budgets.write, &mut self.stats)
-    }
-
-    #[cold]
-    fn send_small_otherwise(&mut self, stream: Token, data: &[u8]) -> io::Result<usize> {
-        #[cfg(unix)]
-        return self.send_small_to_pipe(stream, data);
-        #[cfg(not(unix))]
-        {
-            let _ = (stream, data);
-            Err(io::ErrorKind::NotConnected.into())
-        }
     }
 
     #[cold]

@@ -245,14 +245,6 @@ impl PollDriver {
         self.source(token).is_some_and(|source| source.kind == Kind::Pipe && source.wanted.reads())
     }
 
-    pub(super) fn send_small_to_pipe(&mut self, token: Token, data: &[u8]) -> io::Result<usize> {
-        let output = self.pipes.get(&token).and_then(|pipe| pipe.output.as_ref());
-        let sent = output.ok_or(io::ErrorKind::NotConnected)?.send(data)?;
-        self.stats.sends += 1;
-        self.stats.bytes_sent += sent as u64;
-        Ok(sent)
-    }
-
     pub(super) fn send_to_pipe(
         &mut self,
         token: Token,
