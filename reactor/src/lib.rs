@@ -71,6 +71,8 @@ mod try_protocol;
 pub use bytes;
 
 pub use core::address::{Address, UnixAddress};
+#[cfg(unix)]
+pub use core::credentials::Credentials;
 pub use net::reason::Reason;
 pub use net::timeouts::{Timeout, Timeouts};
 pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, SharedFactory};

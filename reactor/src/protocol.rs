@@ -48,6 +48,13 @@ pub trait Protocol: Any {
     /// Bytes arrived: at least one, in order, cut at no place that means anything.
     fn data_received(&mut self, transport: &Transport, data: &[u8]);
 
+    /// A descriptor arrived that the peer passed, before the bytes that it rode on. Only Unix sockets whose endpoint
+    /// [asks for them](crate::endpoint::UnixListen::descriptors) bring any. What is not kept is closed.
+    #[cfg(unix)]
+    fn descriptor_received(&mut self, transport: &Transport, descriptor: std::os::fd::OwnedFd) {
+        let _ = (transport, descriptor);
+    }
+
     /// The peer has finished sending. What is returned decides about our direction.
     fn eof_received(&mut self, transport: &Transport) -> Eof {
         let _ = transport;

@@ -49,6 +49,17 @@ pub trait TryProtocol: 'static {
     /// See [`Protocol::data_received`].
     fn data_received(&mut self, transport: &Transport, data: &[u8]) -> Result<(), Self::Error>;
 
+    /// See [`Protocol::descriptor_received`].
+    #[cfg(unix)]
+    fn descriptor_received(
+        &mut self,
+        transport: &Transport,
+        descriptor: std::os::fd::OwnedFd,
+    ) -> Result<(), Self::Error> {
+        let _ = (transport, descriptor);
+        Ok(())
+    }
+
     /// See [`Protocol::eof_received`].
     fn eof_received(&mut self, transport: &Transport) -> Result<Eof, Self::Error> {
         let _ = transport;
@@ -119,6 +130,11 @@ impl<P: TryProtocol> Protocol for Fallible<P> {
         let result = self.0.timed_out(transport, which);
         // A failed connection is closing by its own reason already.
         transport.check(result).unwrap_or(OnTimeout::Keep)
+    }
+
+    #[cfg(unix)]
+    fn descriptor_received(&mut self, transport: &Transport, descriptor: std::os::fd::OwnedFd) {
+        transport.check(self.0.descriptor_received(transport, descriptor));
     }
 
     fn shutting_down(&mut self, transport: &Transport) {

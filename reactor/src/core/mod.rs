@@ -5,6 +5,8 @@
 //! and under any imagined order of events.
 
 pub(crate) mod address;
+#[cfg(unix)]
+pub(crate) mod credentials;
 pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::IoSlice;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
@@ -31,6 +33,9 @@ enum Chunk {
     Copied(Vec<u8>),
     Shared(Bytes),
     File(FileRange),
+    /// Bytes with a descriptor on the first of them.
+    #[cfg(unix)]
+    Passed(OwnedFd, Bytes),
 }
 
 impl Chunk {
@@ -39,6 +44,8 @@ impl Chunk {
             Self::Copied(segment) => Some(segment),
             Self::Shared(bytes) => Some(bytes),
             Self::File(_) => None,
+            #[cfg(unix)]
+            Self::Passed(..) => None,
         }
     }
 }
@@ -101,6 +108,8 @@ impl Backlog {
             Chunk::Copied(segment) => pool.give_back_segment(segment),
             Chunk::Shared(bytes) => pool.spend(bytes),
             Chunk::File(_) => {}
+            #[cfg(unix)]
+            Chunk::Passed(_, bytes) => pool.spend(bytes),
         }
     }
 }
@@ -115,6 +124,9 @@ pub(crate) enum Front<'a, 's> {
     Many(&'s [IoSlice<'a>]),
     /// A range of a file.
     File(&'a mut FileRange),
+    /// Bytes with a descriptor on the first of them. Once any were taken, [`Outbox::consume_passed`].
+    #[cfg(unix)]
+    Passed(&'a OwnedFd, &'a [u8]),
 }
 
 /// The queue of written bytes; see the module.
@@ -202,6 +214,26 @@ impl Outbox {
         backlog.rest.push_back(Chunk::File(range));
     }
 
+    /// Queues bytes with a descriptor on the first of them.
+    #[cfg(unix)]
+    pub(crate) fn write_passed(&mut self, descriptor: OwnedFd, bytes: Bytes, pool: &Pool) {
+        let backlog = self.backlog.get_or_insert_with(|| pool.backlog());
+        backlog.rest_in_memory += bytes.len();
+        pool.grow(bytes.len());
+        backlog.rest.push_back(Chunk::Passed(descriptor, bytes));
+    }
+
+    /// Removes `sent` bytes of those at the front, and the descriptor, which went with the first of them.
+    #[cfg(unix)]
+    pub(crate) fn consume_passed(&mut self, sent: usize, pool: &Pool) {
+        let Some(backlog) = self.backlog.as_deref_mut() else { return };
+        if let Some(Chunk::Passed(_, bytes)) = backlog.rest.front_mut() {
+            let bytes = std::mem::take(bytes);
+            backlog.rest[0] = Chunk::Shared(bytes);
+        }
+        self.consume(sent, pool);
+    }
+
     /// What is queued, if it is one small buffer of which nothing was sent yet: the usual case, made cheap.
     #[inline]
     pub(crate) fn only(&self) -> Option<&[u8]> {
@@ -220,6 +252,10 @@ impl Outbox {
             if let Some(Chunk::File(_)) = backlog.rest.front() {
                 let Some(Chunk::File(range)) = backlog.rest.front_mut() else { unreachable!("just seen") };
                 return Front::File(range);
+            }
+            #[cfg(unix)]
+            if let Some(Chunk::Passed(descriptor, bytes)) = backlog.rest.front() {
+                return Front::Passed(descriptor, bytes);
             }
             if let (1, Some(Some(only))) = (backlog.rest.len(), backlog.rest.front().map(Chunk::bytes)) {
                 return Front::One(&only[skip..]);
@@ -325,6 +361,8 @@ mod tests {
                 Front::Nothing => return sent,
                 Front::One(data) => data.iter().copied().take(step).collect(),
                 Front::Many(list) => list.iter().flat_map(|s| s.iter().copied()).take(step).collect(),
+                #[cfg(unix)]
+                Front::Passed(..) => unreachable!("no descriptor was queued"),
                 Front::File(_) => unreachable!("no file in this test"),
             };
             assert!(!part.is_empty(), "a front is never empty");

@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::options::{ConnectSpec, ListenSpec};
+use super::options::{ConnectSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
 use super::{Completion, Driver, Sent};
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
@@ -272,6 +272,8 @@ impl Middleware {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let sent = match outbox.front(&mut slices) {
             Front::Nothing | Front::File(_) => return None,
+            #[cfg(unix)]
+            Front::Passed(..) => return None,
             Front::One(data) => {
                 let length = self.shorter(data.len());
                 self.below.send_small(stream, &data[..length])
@@ -303,6 +305,16 @@ impl Middleware {
         self.below.connect(token, spec)
     }
 
+    pub(super) fn listen_unix(&mut self, token: Token, spec: &UnixListenSpec) -> io::Result<()> {
+        self.trace(Some(token), "listens", 0);
+        self.below.listen_unix(token, spec)
+    }
+
+    pub(super) fn connect_unix(&mut self, token: Token, spec: &UnixConnectSpec) -> io::Result<()> {
+        self.trace(Some(token), "connects", 0);
+        self.below.connect_unix(token, spec)
+    }
+
     pub(super) fn shutdown(&mut self, stream: Token) -> io::Result<()> {
         self.trace(Some(stream), "finishes", 0);
         self.below.shutdown(stream)
@@ -325,6 +337,8 @@ fn described(completion: &Completion<'_>) -> (Option<Token>, &'static str, usize
         Completion::AcceptFailed { listener, .. } => (Some(*listener), "cannot accept", 0),
         Completion::Exhausted { listener, .. } => (Some(*listener), "has no descriptor left", 0),
         Completion::Received { stream, data } => (Some(*stream), "receives", data.len()),
+        #[cfg(unix)]
+        Completion::Passed { stream, data, .. } => (Some(*stream), "receives descriptors", data.len()),
         Completion::EndOfStream { stream } => (Some(*stream), "gets the end", 0),
         Completion::Writable { stream } => (Some(*stream), "can send again", 0),
         Completion::RelayReady { stream } => (Some(*stream), "has something to relay", 0),

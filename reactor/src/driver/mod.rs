@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::core::address::Address;
+#[cfg(unix)]
+use crate::core::credentials::Credentials;
 use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -30,10 +32,12 @@ pub(crate) mod simulated;
 pub(crate) mod socket;
 #[cfg_attr(not(target_os = "linux"), path = "splice_none.rs")]
 mod splice;
+#[cfg(unix)]
+mod unix;
 mod waiter;
 
 pub(crate) use ops::ticks;
-use options::{ConnectSpec, KeepAliveSpec, ListenSpec};
+use options::{ConnectSpec, KeepAliveSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
 pub(crate) use poll::PollDriver;
 #[cfg(feature = "testing")]
 pub(crate) use simulated::SimDriver;
@@ -85,6 +89,9 @@ pub(crate) enum Completion<'b> {
     Exhausted { listener: Token, error: io::Error, shed: u32 },
     /// Bytes arrived; never empty.
     Received { stream: Token, data: &'b [u8] },
+    /// Descriptors arrived, on bytes that come after them.
+    #[cfg(unix)]
+    Passed { stream: Token, descriptors: Vec<std::os::fd::OwnedFd>, data: &'b [u8] },
     /// The peer has finished sending.
     EndOfStream { stream: Token },
     /// Output may go on.
@@ -106,6 +113,9 @@ pub(crate) enum Completion<'b> {
 pub(crate) struct NewStream {
     socket: NewSocket,
     pub(crate) peer: Address,
+    /// Its peer may pass descriptors.
+    #[cfg(unix)]
+    passes: bool,
 }
 
 enum NewSocket {
@@ -299,6 +309,22 @@ impl Driver {
     /// Starts an attempt to connect, which ends in `Connected` or `Failed`.
     pub(crate) fn connect(&mut self, token: Token, spec: &ConnectSpec) -> io::Result<()> {
         each!(self, driver => driver.connect(token, spec))
+    }
+
+    /// Opens a listening Unix socket.
+    pub(crate) fn listen_unix(&mut self, token: Token, spec: &UnixListenSpec) -> io::Result<()> {
+        each!(self, driver => driver.listen_unix(token, spec))
+    }
+
+    /// Starts an attempt to connect to a Unix socket, which ends in `Connected` or `Failed`.
+    pub(crate) fn connect_unix(&mut self, token: Token, spec: &UnixConnectSpec) -> io::Result<()> {
+        each!(self, driver => driver.connect_unix(token, spec))
+    }
+
+    /// Who is at the other end of a Unix stream.
+    #[cfg(unix)]
+    pub(crate) fn peer_credentials(&mut self, stream: Token) -> io::Result<Credentials> {
+        each!(self, driver => driver.peer_credentials(stream))
     }
 
     /// Takes an accepted stream in under `token` and watches it for reading.

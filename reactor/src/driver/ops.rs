@@ -5,6 +5,8 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 
 #[cfg(unix)]
 use socket2::SockRef;
@@ -32,6 +34,9 @@ pub(super) trait Sink {
     fn send_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Sends at most `limit` bytes of the range; 0 means that the file is shorter than the range.
     fn send_file(&self, range: &FileRange, limit: usize) -> io::Result<u64>;
+    /// Sends bytes with a descriptor on the first of them.
+    #[cfg(unix)]
+    fn send_passed(&self, data: &[u8], descriptor: &OwnedFd) -> io::Result<usize>;
 }
 
 impl Sink for Socket {
@@ -46,6 +51,11 @@ impl Sink for Socket {
 
     fn send_file(&self, range: &FileRange, limit: usize) -> io::Result<u64> {
         send_file(self, range, limit)
+    }
+
+    #[cfg(unix)]
+    fn send_passed(&self, data: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
+        super::unix::send(self, data, descriptor)
     }
 }
 

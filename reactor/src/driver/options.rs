@@ -7,6 +7,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::core::address::UnixAddress;
+
 /// How to open a listening TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListenSpec {
@@ -37,6 +39,41 @@ pub(crate) struct ConnectSpec {
     pub(crate) local_address: Option<SocketAddr>,
     /// Options of the connection.
     pub(crate) tcp: TcpOptions,
+}
+
+/// How to open a listening Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnixListenSpec {
+    /// Where to listen; never unnamed.
+    pub(crate) address: UnixAddress,
+    /// Who may connect, as the permission bits of the socket file; `None` leaves it to the umask.
+    pub(crate) mode: Option<u32>,
+    /// How many connections may wait to be accepted; the kernel may cap it.
+    pub(crate) backlog: u32,
+    /// What accepted connections are like.
+    pub(crate) options: UnixOptions,
+}
+
+/// How to open a connection to a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnixConnectSpec {
+    /// Where to connect to; never unnamed.
+    pub(crate) address: UnixAddress,
+    /// The address to bind first.
+    pub(crate) local_address: Option<UnixAddress>,
+    /// What the connection is like.
+    pub(crate) options: UnixOptions,
+}
+
+/// Options of a connection through a Unix socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct UnixOptions {
+    /// Take descriptors that the peer passes; else the kernel closes them.
+    pub(crate) descriptors: bool,
+    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel.
+    pub(crate) recv_buffer: Option<usize>,
+    /// The kernel's send buffer in bytes; `None` leaves it to the kernel.
+    pub(crate) send_buffer: Option<usize>,
 }
 
 /// The descriptors of a stream that stands on a pipe, a terminal or a file; one may be missing.

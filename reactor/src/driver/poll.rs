@@ -7,6 +7,8 @@
 
 #[cfg(unix)]
 mod pipe;
+#[cfg(unix)]
+mod unix;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,6 +21,8 @@ use socket2::{SockRef, Socket};
 
 use super::ops::{self, Sink};
 use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
+#[cfg(not(unix))]
+use super::options::{UnixConnectSpec, UnixListenSpec};
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
@@ -40,6 +44,9 @@ enum Kind {
     /// A stream that stands on descriptors in the table of pipes.
     #[cfg(unix)]
     Pipe,
+    /// A Unix stream whose peer may pass descriptors.
+    #[cfg(unix)]
+    Passing,
     /// A descriptor of the user's, whose readiness is only reported.
     #[cfg(unix)]
     Descriptor,
@@ -100,6 +107,8 @@ type ReadOutcome = Result<(Token, usize), (Token, io::Error)>;
 /// How a turn went on.
 enum GoneOn<'b> {
     Read(ReadOutcome),
+    #[cfg(unix)]
+    Passed(Token, unix::Received),
     Completed(Completion<'b>),
     Over,
 }
@@ -120,6 +129,8 @@ pub(crate) struct PollDriver {
     /// Streams that are no sockets.
     #[cfg(unix)]
     pipes: HashMap<Token, pipe::Pipe>,
+    #[cfg(unix)]
+    unix: unix::UnixTables,
     /// What is left of the turn of the source whose event came last.
     turn: Option<Turn>,
     budgets: Budgets,
@@ -145,6 +156,8 @@ impl PollDriver {
             reported_ready: 0,
             #[cfg(unix)]
             pipes: HashMap::new(),
+            #[cfg(unix)]
+            unix: unix::UnixTables::default(),
             turn: None,
             budgets,
             targets: HashMap::new(),
@@ -209,6 +222,11 @@ impl PollDriver {
                 }
                 Some(turn) => match self.go_on(turn, scratch) {
                     GoneOn::Read(outcome) => outcome,
+                    #[cfg(unix)]
+                    GoneOn::Passed(stream, unix::Received { bytes, descriptors }) => {
+                        let data = &scratch[..bytes];
+                        return Some(Completion::Passed { stream, descriptors, data });
+                    }
                     GoneOn::Completed(completion) => return Some(completion),
                     GoneOn::Over => continue,
                 },
@@ -236,6 +254,16 @@ impl PollDriver {
             #[cfg(unix)]
             Turn::Read(stream, budget) if self.reads_pipe(stream) => {
                 GoneOn::Read(self.read_pipe(stream, budget, scratch))
+            }
+            #[cfg(unix)]
+            Turn::Read(stream, _) if self.reads_passing(stream) => {
+                match self.receive_passed(stream, scratch) {
+                    Ok(received) if received.descriptors.is_empty() => {
+                        GoneOn::Read(Ok((stream, received.bytes)))
+                    }
+                    Ok(received) => GoneOn::Passed(stream, received),
+                    Err(error) => GoneOn::Read(Err((stream, error))),
+                }
             }
             Turn::Read(..) => GoneOn::Over,
             Turn::Accept(listener, budget) => {
@@ -299,20 +327,9 @@ impl PollDriver {
             return None;
         };
         match source.kind {
-            Kind::Stream => {
-                if event.urgent()
-                    && let Some(socket) = &source.socket
-                {
-                    ops::discard_urgent(socket);
-                }
-                if source.wanted.reads() && event.readable() {
-                    self.turn = Some(Turn::Read(token, budgets.read));
-                } else if source.wanted == Interest::NONE && (event.error() || event.hung_up()) {
-                    return self.unwanted(token, event);
-                }
-                let source = self.source(token)?;
-                (source.wanted.writes() && event.writable()).then_some(Completion::Writable { stream: token })
-            }
+            #[cfg(unix)]
+            Kind::Passing => self.begin_stream(token, event),
+            Kind::Stream => self.begin_stream(token, event),
             Kind::Relayed => {
                 source.urgent |= event.urgent();
                 if source.wanted == Interest::NONE && (event.error() || event.hung_up()) {
@@ -351,6 +368,24 @@ impl PollDriver {
             #[cfg(unix)]
             Kind::AlwaysReady => None,
         }
+    }
+
+    /// An event of a stream that is not just input.
+    fn begin_stream<'b>(&mut self, token: Token, event: Readiness) -> Option<Completion<'b>> {
+        let budget = self.budgets.read;
+        let source = self.source(token)?;
+        if event.urgent()
+            && let Some(socket) = &source.socket
+        {
+            ops::discard_urgent(socket);
+        }
+        if source.wanted.reads() && event.readable() {
+            self.turn = Some(Turn::Read(token, budget));
+        } else if source.wanted == Interest::NONE && (event.error() || event.hung_up()) {
+            return self.unwanted(token, event);
+        }
+        let source = self.source(token)?;
+        (source.wanted.writes() && event.writable()).then_some(Completion::Writable { stream: token })
     }
 
     /// An error or a hang-up of a stream that is watched for nothing: reported whether wanted or not.
@@ -406,6 +441,13 @@ impl PollDriver {
                 }
                 return Some(Completion::Accepted {
                     listener,
+                    #[cfg(unix)]
+                    stream: NewStream {
+                        socket: NewSocket::Real(socket),
+                        passes: peer.unix().is_some() && self.unix.takes_descriptors(listener),
+                        peer,
+                    },
+                    #[cfg(not(unix))]
                     stream: NewStream { socket: NewSocket::Real(socket), peer },
                 });
             }
@@ -463,14 +505,25 @@ impl PollDriver {
         };
         match outcome {
             Ok(local) => {
+                let kind = self.kind_of_connected(stream);
                 if let Some(source) = self.source(stream) {
-                    source.kind = Kind::Stream;
+                    source.kind = kind;
                 }
                 self.set_interest(stream, Interest::READ);
                 Completion::Connected { stream, local }
             }
             Err(error) => Completion::Failed { stream, error },
         }
+    }
+
+    #[cfg(unix)]
+    fn kind_of_connected(&mut self, stream: Token) -> Kind {
+        if self.unix.forget(stream) { Kind::Passing } else { Kind::Stream }
+    }
+
+    #[cfg(not(unix))]
+    fn kind_of_connected(&mut self, _: Token) -> Kind {
+        Kind::Stream
     }
 
     #[inline]
@@ -612,8 +665,22 @@ impl PollDriver {
         Ok(())
     }
 
+    #[cfg(not(unix))]
+    pub(super) fn listen_unix(&mut self, _: Token, _: &UnixListenSpec) -> io::Result<()> {
+        Err(no_unix_sockets())
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn connect_unix(&mut self, _: Token, _: &UnixConnectSpec) -> io::Result<()> {
+        Err(no_unix_sockets())
+    }
+
     pub(super) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {
-        self.install(token, Kind::Stream, stream.into_real()?, Interest::READ)
+        #[cfg(unix)]
+        let kind = if stream.passes { Kind::Passing } else { Kind::Stream };
+        #[cfg(not(unix))]
+        let kind = Kind::Stream;
+        self.install(token, kind, stream.into_real()?, Interest::READ)
     }
 
     pub(super) fn local_addr(&mut self, stream: &NewStream) -> io::Result<Address> {
@@ -690,8 +757,16 @@ impl PollDriver {
         let kind = source.kind;
         *source = Source { generation: source.generation, ..Source::VACANT };
         match kind {
-            Kind::Connecting => drop(self.targets.remove(&token)),
-            Kind::Listener => drop(self.accept_options.remove(&token)),
+            Kind::Connecting => {
+                self.targets.remove(&token);
+                #[cfg(unix)]
+                self.unix.forget(token);
+            }
+            Kind::Listener => {
+                self.accept_options.remove(&token);
+                #[cfg(unix)]
+                self.unix.forget(token);
+            }
             #[cfg(unix)]
             Kind::AlwaysReady => self.not_always_ready(token),
             #[cfg(unix)]
@@ -701,6 +776,8 @@ impl PollDriver {
             }
             #[cfg(unix)]
             Kind::Descriptor => {}
+            #[cfg(unix)]
+            Kind::Passing => {}
             Kind::Vacant | Kind::Stream | Kind::Relayed => {}
         }
     }
@@ -764,8 +841,11 @@ impl PollDriver {
     }
 
     pub(super) fn new_relay(&mut self, source: Token, target: Token) -> Option<Relay> {
-        let has_socket = |token| Self::socket(&self.sources, token).is_some();
-        if !self.splices || !has_socket(source) || !has_socket(target) {
+        let is_plain = |token: Token| match self.sources.get(token.index()) {
+            Some(source) => source.kind == Kind::Stream && source.generation == token.generation(),
+            None => false,
+        };
+        if !self.splices || !is_plain(source) || !is_plain(target) {
             return None;
         }
         super::splice::Pipe::new().ok().map(|pipe| Relay { pipe })
@@ -773,7 +853,11 @@ impl PollDriver {
 
     pub(super) fn set_relaying(&mut self, stream: Token, relaying: bool) {
         if let Some(source) = self.source(stream) {
-            source.kind = if relaying { Kind::Relayed } else { Kind::Stream };
+            match (source.kind, relaying) {
+                (Kind::Stream, true) => source.kind = Kind::Relayed,
+                (Kind::Relayed, false) => source.kind = Kind::Stream,
+                _ => {}
+            }
         }
     }
 
@@ -844,6 +928,11 @@ impl Drop for PollDriver {
     }
 }
 
+#[cfg(not(unix))]
+fn no_unix_sockets() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are for Unix")
+}
+
 fn local_address(socket: &Socket) -> io::Result<Address> {
     Ok(ops::address(&SockRef::from(socket).local_addr()?))
 }
@@ -878,6 +967,16 @@ fn send_backlog(
                 }
                 Err(error) if !is_about_the_stream(&error) => {
                     return Err(file_unreadable(&error));
+                }
+                Err(error) => (Err(error), 0),
+            },
+            #[cfg(unix)]
+            Front::Passed(descriptor, data) => match sink.send_passed(data, descriptor) {
+                Ok(sent) => {
+                    outbox.consume_passed(sent, pool);
+                    stats.bytes_sent += sent as u64;
+                    left = left.saturating_sub(sent);
+                    continue;
                 }
                 Err(error) => (Err(error), 0),
             },

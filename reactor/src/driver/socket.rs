@@ -365,7 +365,7 @@ fn unsupported<T>() -> io::Result<T> {
 }
 
 /// Says which option it was.
-fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
+pub(super) fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
     result.map_err(|error| {
         let cause = match error.kind() {
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),

@@ -2,7 +2,7 @@
 //! builder.
 //!
 //! A string becomes a [`ListenEndpoint`] or a [`ConnectEndpoint`], as does a builder ([`TcpListen`],
-//! [`TcpConnect`]) or a plain [`SocketAddr`]; the traits [`IntoListenEndpoint`] and [`IntoConnectEndpoint`]
+//! [`TcpConnect`], [`UnixListen`], [`UnixConnect`]) or a plain [`SocketAddr`]; the traits [`IntoListenEndpoint`] and [`IntoConnectEndpoint`]
 //! let a function take any of them. Values are checked in that conversion, before the system is asked for
 //! anything: what comes out of it can only fail because of the machine it runs on.
 //!
@@ -37,8 +37,9 @@
 //! |---|---|---|
 //! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:HOST:PORT`, a host by its name or IP address |
 //! | `tcp6` | `tcp6:PORT`, on all addresses, IPv6 and IPv4, unless `interface` is given | |
+//! | `unix` | `unix:PATH`, or `unix:@NAME` for Linux's abstract namespace | `unix:PATH`, `unix:@NAME` |
 //!
-//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`.
+//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. The keywords of `tcp` and `tcp6`:
 //!
 //! | keyword | value | to listen | to connect | without it |
 //! |---|---|---|---|---|
@@ -56,6 +57,18 @@
 //! | `recv_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `bind_device` | the name of a network device | yes | yes | any |
+//!
+//! Those of `unix`:
+//!
+//! | keyword | value | to listen | to connect | without it |
+//! |---|---|---|---|---|
+//! | `mode` | who may connect: the permission bits of the file, in octal | yes | | the umask decides |
+//! | `backlog` | connections that may wait to be accepted, 1 to 65535 | yes | | 1024 |
+//! | `descriptors` | yes or no: take descriptors that the peer passes | yes | yes | no |
+//! | `bind_address` | the path or `@NAME` to connect from | | yes | none |
+//! | `timeout` | seconds until the attempt is given up, above 0 and at most 86400 | | yes | 30 |
+//! | `recv_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
+//! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //!
 //! Yes can be written `yes`, `true`, `on` or `1`, no `no`, `false`, `off` or `0`. Seconds can have a
 //! fraction. What the options do, and which systems have them, stands at the methods of [`TcpListen`] and
@@ -97,10 +110,13 @@ mod limits;
 mod parse;
 mod tcp;
 mod tcp_string;
+mod unix;
+mod unix_string;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use parse::EndpointString;
 
@@ -108,6 +124,7 @@ pub use error::EndpointError;
 pub use keep_alive::KeepAlive;
 pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
+pub use unix::{UnixConnect, UnixListen};
 
 /// Where to listen: one variant per kind of transport.
 ///
@@ -117,6 +134,8 @@ pub use tcp::{TcpConnect, TcpListen};
 pub enum ListenEndpoint {
     /// A TCP port.
     Tcp(TcpListen),
+    /// A Unix socket.
+    Unix(UnixListen),
 }
 
 impl FromStr for ListenEndpoint {
@@ -127,8 +146,15 @@ impl FromStr for ListenEndpoint {
         match endpoint.kind() {
             "tcp" => tcp_string::listen(endpoint).map(Self::Tcp),
             "tcp6" => tcp_string::listen_v6(endpoint).map(Self::Tcp),
-            _ => Err(endpoint.unknown_kind("listening", &["tcp", "tcp6"])),
+            "unix" => unix_string::listen(endpoint).map(Self::Unix),
+            _ => Err(endpoint.unknown_kind("listening", &["tcp", "tcp6", "unix"])),
         }
+    }
+}
+
+impl From<UnixListen> for ListenEndpoint {
+    fn from(unix: UnixListen) -> Self {
+        Self::Unix(unix)
     }
 }
 
@@ -146,6 +172,8 @@ impl From<TcpListen> for ListenEndpoint {
 pub enum ConnectEndpoint {
     /// A TCP address.
     Tcp(TcpConnect),
+    /// A Unix socket.
+    Unix(UnixConnect),
 }
 
 impl FromStr for ConnectEndpoint {
@@ -155,7 +183,8 @@ impl FromStr for ConnectEndpoint {
         let endpoint = EndpointString::parse(text)?;
         match endpoint.kind() {
             "tcp" => tcp_string::connect(endpoint).map(Self::Tcp),
-            _ => Err(endpoint.unknown_kind("connecting", &["tcp"])),
+            "unix" => unix_string::connect(endpoint).map(Self::Unix),
+            _ => Err(endpoint.unknown_kind("connecting", &["tcp", "unix"])),
         }
     }
 }
@@ -165,7 +194,24 @@ impl fmt::Display for ConnectEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(tcp) => tcp.target().fmt(f),
+            Self::Unix(unix) => unix.address().fmt(f),
         }
+    }
+}
+
+impl ConnectEndpoint {
+    /// When an attempt is to be given up.
+    pub(crate) fn time_limit(&self) -> Duration {
+        match self {
+            Self::Tcp(tcp) => tcp.time_limit(),
+            Self::Unix(unix) => unix.time_limit(),
+        }
+    }
+}
+
+impl From<UnixConnect> for ConnectEndpoint {
+    fn from(unix: UnixConnect) -> Self {
+        Self::Unix(unix)
     }
 }
 
@@ -190,8 +236,15 @@ impl IntoListenEndpoint for ListenEndpoint {
     fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
         match &self {
             Self::Tcp(tcp) => tcp.check()?,
+            Self::Unix(unix) => unix.check()?,
         }
         Ok(self)
+    }
+}
+
+impl IntoListenEndpoint for UnixListen {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        ListenEndpoint::Unix(self).into_listen_endpoint()
     }
 }
 
@@ -240,8 +293,15 @@ impl IntoConnectEndpoint for ConnectEndpoint {
     fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
         match &self {
             Self::Tcp(tcp) => tcp.check()?,
+            Self::Unix(unix) => unix.check()?,
         }
         Ok(self)
+    }
+}
+
+impl IntoConnectEndpoint for UnixConnect {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        ConnectEndpoint::Unix(self).into_connect_endpoint()
     }
 }
 
@@ -309,13 +369,13 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tpc:8000\": unknown kind \"tpc\" (column 1); \
-             the kinds for listening are tcp and tcp6"
+             the kinds for listening are tcp, tcp6 and unix"
         );
         let error = "tcp6:[::1]:8000".parse::<ConnectEndpoint>().unwrap_err();
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tcp6:[::1]:8000\": unknown kind \"tcp6\" (column 1); \
-             the kind for connecting is tcp"
+             the kinds for connecting are tcp and unix"
         );
     }
 

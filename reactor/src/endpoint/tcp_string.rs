@@ -207,12 +207,12 @@ mod tests {
     use super::*;
 
     fn listen(source: &str) -> TcpListen {
-        let ListenEndpoint::Tcp(tcp) = source.parse().unwrap();
+        let ListenEndpoint::Tcp(tcp) = source.parse().unwrap() else { panic!("not TCP") };
         tcp
     }
 
     fn connect(source: &str) -> TcpConnect {
-        let ConnectEndpoint::Tcp(tcp) = source.parse().unwrap();
+        let ConnectEndpoint::Tcp(tcp) = source.parse().unwrap() else { panic!("not TCP") };
         tcp
     }
 

@@ -540,6 +540,20 @@ impl Connection {
         fits
     }
 
+    #[cfg(unix)]
+    pub(crate) fn write_passed(
+        &mut self,
+        descriptor: std::os::fd::OwnedFd,
+        bytes: Bytes,
+        pool: &Pool,
+    ) -> Written {
+        let written = self.admit(bytes.len(), pool);
+        if written == Written::Queued {
+            self.outbox.write_passed(descriptor, bytes, pool);
+        }
+        written
+    }
+
     pub(crate) fn write_file(&mut self, range: FileRange, pool: &Pool) -> Written {
         let written = self.admit(0, pool);
         if written == Written::Queued {

@@ -217,6 +217,7 @@ impl Inner {
         if let Some((transport, mut protocol)) = self.enter(token) {
             let outcome = catch_unwind(AssertUnwindSafe(|| protocol.connection_made(&transport)));
             self.leave(&transport, protocol, Hook::ConnectionMade, outcome);
+            self.watch(&transport);
         }
     }
 

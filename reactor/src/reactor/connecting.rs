@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::core::address::Address;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
-use crate::driver::options::ConnectSpec;
+use crate::driver::options::{ConnectSpec, UnixConnectSpec};
 use crate::endpoint::{ConnectEndpoint, EndpointError, Target};
 use crate::net::reason::Reason;
 use crate::protocol::{ErasedFactory, Factory, Peer};
@@ -34,12 +34,18 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// Names an attempt.
 pub(crate) type AttemptId = Token;
 
+/// The options of each socket of an attempt; the address is set for each.
+#[derive(Clone)]
+enum Spec {
+    Tcp(ConnectSpec),
+    Unix(UnixConnectSpec),
+}
+
 /// An attempt under way.
 pub(crate) struct Attempt {
     /// What it was asked to connect to, as text.
     target: String,
-    /// The options of each of its sockets; the address is set for each.
-    spec: ConnectSpec,
+    spec: Spec,
     /// Addresses that were not tried yet.
     waiting: VecDeque<Address>,
     /// Those that are being tried, by what the driver calls them.
@@ -100,7 +106,10 @@ pub(crate) fn connect<F: Factory>(
             return deferred;
         }
     };
-    let ConnectEndpoint::Tcp(tcp) = &endpoint;
+    let spec = match &endpoint {
+        ConnectEndpoint::Tcp(tcp) => Spec::Tcp(tcp.spec().clone()),
+        ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
+    };
     let cancelling = handle.clone();
     let id = inner.attempts.borrow_mut().insert_with(|id| {
         resolver.on_cancel(move || {
@@ -109,8 +118,8 @@ pub(crate) fn connect<F: Factory>(
             }
         });
         Attempt {
-            target: tcp.target().to_string(),
-            spec: tcp.spec().clone(),
+            target: endpoint.to_string(),
+            spec,
             waiting: VecDeque::new(),
             running: Vec::new(),
             failures: Vec::new(),
@@ -126,32 +135,39 @@ pub(crate) fn connect<F: Factory>(
     });
     if let Some(id) = id {
         inner.connections.set(inner.connections.get() + 1);
-        inner.begin_attempt(id, tcp.target(), tcp.time_limit());
+        inner.begin_attempt(id, &endpoint);
     }
     deferred
 }
 
 impl Inner {
     fn may_begin(&self, endpoint: &ConnectEndpoint) -> Result<(), ConnectError> {
-        let ConnectEndpoint::Tcp(tcp) = endpoint;
         if self.is_past_connections() {
-            return Err(ConnectError::new(tcp.target(), ConnectErrorKind::Cancelled));
+            return Err(ConnectError::new(endpoint, ConnectErrorKind::Cancelled));
         }
         if self.attempts.borrow().len() >= self.config.pending_connects {
-            return Err(ConnectError::new(tcp.target(), ConnectErrorKind::TooMany));
+            return Err(ConnectError::new(endpoint, ConnectErrorKind::TooMany));
         }
         Ok(())
     }
 
-    fn begin_attempt(&self, id: AttemptId, target: &Target, time_limit: Duration) {
+    fn begin_attempt(&self, id: AttemptId, endpoint: &ConnectEndpoint) {
+        let time_limit = endpoint.time_limit();
         let timer = self.add_timer(time_limit, Timer::ConnectTimeout(id)).id();
         self.with_attempt(id, |attempt| attempt.time_limit = Some(timer));
-        match target {
-            Target::Address(address) => {
-                self.with_attempt(id, |attempt| attempt.waiting.push_back((*address).into()));
-                self.try_next_address(id);
-            }
-            Target::Name(name, port) => self.look_up(id, name, *port),
+        let address = match endpoint {
+            ConnectEndpoint::Tcp(tcp) => match tcp.target() {
+                Target::Address(address) => Some(Address::from(*address)),
+                Target::Name(name, port) => {
+                    self.look_up(id, name, *port);
+                    None
+                }
+            },
+            ConnectEndpoint::Unix(unix) => Some(unix.address().clone().into()),
+        };
+        if let Some(address) = address {
+            self.with_attempt(id, |attempt| attempt.waiting.push_back(address));
+            self.try_next_address(id);
         }
         // It may have failed already, and its factory is gone.
         if self.with_attempt(id, |_| ()).is_some() {
@@ -190,9 +206,11 @@ impl Inner {
             };
             match addresses {
                 Ok(addresses) => {
-                    let fits = |address: &IpAddr| {
-                        attempt.spec.local_address.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+                    let local = match &attempt.spec {
+                        Spec::Tcp(spec) => spec.local_address,
+                        Spec::Unix(_) => None,
                     };
+                    let fits = |address: &IpAddr| local.is_none_or(|it| it.is_ipv4() == address.is_ipv4());
                     let addresses: Vec<IpAddr> = addresses.into_iter().filter(fits).collect();
                     attempt.waiting = alternating(&addresses)
                         .into_iter()
@@ -241,19 +259,15 @@ impl Inner {
         }
     }
 
-    fn try_address(
-        &self,
-        id: AttemptId,
-        address: &Address,
-        spec: &mut ConnectSpec,
-    ) -> Result<Token, ConnectError> {
+    fn try_address(&self, id: AttemptId, address: &Address, spec: &mut Spec) -> Result<Token, ConnectError> {
         let token = self.reserve().map_err(|error| ConnectError::from_io(address, error))?;
-        let started = match address {
-            Address::Ip(ip) => {
+        let started = match (spec, address) {
+            (Spec::Tcp(spec), Address::Ip(ip)) => {
                 spec.address = *ip;
                 self.driver.borrow_mut().connect(token, spec)
             }
-            _ => Err(io::ErrorKind::Unsupported.into()),
+            (Spec::Unix(spec), _) => self.driver.borrow_mut().connect_unix(token, spec),
+            (Spec::Tcp(_), _) => Err(io::ErrorKind::Unsupported.into()),
         };
         if let Err(error) = started {
             self.slots.borrow_mut().remove(token);

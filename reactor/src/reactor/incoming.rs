@@ -46,6 +46,21 @@ impl Inner {
         }
     }
 
+    /// Descriptors arrived, and then the bytes that they came with. What nobody takes is closed.
+    #[cfg(unix)]
+    pub(crate) fn passed(&self, token: Token, descriptors: Vec<std::os::fd::OwnedFd>, data: &[u8]) {
+        for descriptor in descriptors {
+            self.call_hook(token, Hook::DescriptorReceived, |protocol, transport| {
+                protocol.descriptor_received(transport, descriptor);
+            });
+        }
+        if data.is_empty() {
+            self.peer_ended(token);
+        } else {
+            self.received(token, data);
+        }
+    }
+
     /// Bytes arrived at a connection that is watched, relayed, paused or on its way out.
     #[cold]
     fn received_otherwise(&self, transport: &Transport, data: &[u8]) {

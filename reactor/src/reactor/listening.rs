@@ -145,8 +145,13 @@ impl Inner {
         endpoint: &ListenEndpoint,
         factory: Box<dyn ErasedFactory>,
     ) -> io::Result<Port> {
-        let ListenEndpoint::Tcp(tcp) = endpoint;
-        self.listen_with(factory, |driver, token| Ok(driver.listen(token, tcp.spec())?.into()))
+        self.listen_with(factory, |driver, token| match endpoint {
+            ListenEndpoint::Tcp(tcp) => Ok(driver.listen(token, tcp.spec())?.into()),
+            ListenEndpoint::Unix(unix) => {
+                driver.listen_unix(token, unix.spec())?;
+                Ok(unix.address().clone().into())
+            }
+        })
     }
 
     /// Listens on what `open` opens.

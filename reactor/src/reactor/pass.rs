@@ -138,6 +138,8 @@ impl Inner {
     fn completed(&self, completion: Completion<'_>) {
         match completion {
             Completion::Received { stream, data } => self.received(stream, data),
+            #[cfg(unix)]
+            Completion::Passed { stream, descriptors, data } => self.passed(stream, descriptors, data),
             Completion::Writable { stream } => self.writable(stream),
             Completion::EndOfStream { stream } => self.peer_ended(stream),
             Completion::Accepted { listener, stream } => self.accepted(listener, stream),

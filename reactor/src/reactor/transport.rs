@@ -268,6 +268,52 @@ impl Transport {
         self.flushed()
     }
 
+    /// Queues a copy of `data` with a descriptor on its first byte: the peer's process gets a duplicate of it, before
+    /// the bytes. Both ends have to be Unix sockets, and the peer has to
+    /// [ask for descriptors](crate::endpoint::UnixConnect::descriptors).
+    ///
+    /// ```no_run
+    /// # use std::fs::File;
+    /// # fn hook(transport: &twistor::Transport) -> std::io::Result<()> {
+    /// transport.send_descriptor(File::open("/var/log/messages")?, b"the log\n")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// This is no Unix socket, or `data` is empty: a descriptor needs a byte to ride on.
+    #[cfg(unix)]
+    pub fn send_descriptor(
+        &self,
+        descriptor: impl Into<std::os::fd::OwnedFd>,
+        data: &[u8],
+    ) -> io::Result<()> {
+        if self.peer_addr().unix().is_none() {
+            let text = "only Unix sockets pass descriptors";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        if data.is_empty() {
+            let text = "a descriptor needs at least one byte to ride on";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let (descriptor, data) = (descriptor.into(), Bytes::copy_from_slice(data));
+        let written = self.0.machine.borrow_mut().write_passed(descriptor, data, &self.0.pool);
+        self.after_write(written);
+        Ok(())
+    }
+
+    /// Who is at the other end, as the kernel vouches for it: the process that connected, or that listens, as it was
+    /// when it did so.
+    ///
+    /// # Errors
+    ///
+    /// This is no Unix socket, the connection is lost, or the system does not tell.
+    #[cfg(unix)]
+    pub fn peer_credentials(&self) -> io::Result<crate::Credentials> {
+        self.0.handle.alive()?.driver.borrow_mut().peer_credentials(self.0.token)
+    }
+
     /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss.
     pub fn flushed(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);

@@ -19,6 +19,8 @@ const EVERY: u64 = 16;
 pub(crate) enum Hook {
     ConnectionMade,
     DataReceived,
+    #[cfg(unix)]
+    DescriptorReceived,
     EofReceived,
     PauseWriting,
     ResumeWriting,
@@ -36,6 +38,8 @@ impl Hook {
         match self {
             Self::ConnectionMade => "connection_made",
             Self::DataReceived => "data_received",
+            #[cfg(unix)]
+            Self::DescriptorReceived => "descriptor_received",
             Self::EofReceived => "eof_received",
             Self::PauseWriting => "pause_writing",
             Self::ResumeWriting => "resume_writing",

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::core::credentials::Credentials;
+
 /// What a descriptor is, as far as reading and writing go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Nature {
@@ -128,4 +130,32 @@ pub(crate) fn standard(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: open, and nobody else's.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(duplicate) })
+}
+
+/// Who connected the other end of a Unix stream.
+#[cfg(target_os = "linux")]
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let found = rustix::net::sockopt::socket_peercred(socket)?;
+    let pid = u32::try_from(found.pid.as_raw_nonzero().get()).ok();
+    Ok(Credentials::new(pid, found.uid.as_raw(), found.gid.as_raw()))
+}
+
+/// Who connected the other end of a Unix stream.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd", target_os = "openbsd", target_os = "netbsd"))]
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: the descriptor is open while it is borrowed, and both pointers are to locals.
+    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &mut uid, &mut gid) };
+    if result == 0 { Ok(Credentials::new(None, uid, gid)) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "netbsd"
+)))]
+pub(crate) fn peer_credentials(_: BorrowedFd<'_>) -> io::Result<Credentials> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system does not tell who the peer is"))
 }

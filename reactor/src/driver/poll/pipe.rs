@@ -125,6 +125,10 @@ impl Sink for Half {
         let piece = ops::read_piece(range, limit)?;
         if piece.is_empty() { Ok(0) } else { Ok(self.send(&piece)? as u64) }
     }
+
+    fn send_passed(&self, _: &[u8], _: &OwnedFd) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl AsFd for Half {

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec};
+use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec, UnixListenSpec};
 use super::poll::{file_too_short, file_unreadable};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, ops, socket};
-use crate::core::address::Address;
+use crate::core::address::{Address, UnixAddress};
+#[cfg(unix)]
+use crate::core::credentials::Credentials;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -280,14 +282,20 @@ impl SimDriver {
             Stage::Connecting(_) => None,
             Stage::Open => {
                 end.watch = Interest::READ;
-                let local = end.local.into();
+                let (local, remote) = (end.local, end.remote);
+                let is_unix = network.unix_name(self.host, remote).is_some();
+                let local = if is_unix { UnixAddress::unnamed().into() } else { local.into() };
                 if let Some(source) = self.sources.get_mut(token.index()) {
                     source.kind = Kind::Stream;
                 }
                 Some(Completion::Connected { stream: token, local })
             }
             Stage::Dead => {
-                let remote = end.remote.into();
+                let remote = end.remote;
+                let remote = match network.unix_name(self.host, remote) {
+                    Some(name) => name.clone().into(),
+                    None => remote.into(),
+                };
                 let kind = network.receive_error(id).kind();
                 Some(Completion::Failed {
                     stream: token,
@@ -348,7 +356,14 @@ impl SimDriver {
         let (peer, local) = (end.remote, end.local);
         network.add_to_trace(self.host, "accepts", local, Some(peer), 0);
         let stream = SimStream { network: Rc::clone(&self.network), host: self.host, socket: Some(waiting) };
-        let stream = NewStream { socket: NewSocket::Simulated(stream), peer: peer.into() };
+        let is_unix = network.unix_name(self.host, local).is_some();
+        let peer = if is_unix { UnixAddress::unnamed().into() } else { peer.into() };
+        let stream = NewStream {
+            socket: NewSocket::Simulated(stream),
+            peer,
+            #[cfg(unix)]
+            passes: false,
+        };
         Outcome::Completed(Completion::Accepted { listener, stream })
     }
 
@@ -396,6 +411,8 @@ impl SimDriver {
             let (offered, sent) = match outbox.front(&mut slices) {
                 Front::Nothing => return Ok(Sent::All),
                 Front::One(data) => (data.len(), self.send_small(stream, data)),
+                #[cfg(unix)]
+                Front::Passed(..) => return Err(no_kernel()),
                 Front::Many(list) => {
                     let offered = list.iter().map(|slice| slice.len()).sum();
                     (offered, self.send_many(stream, list))
@@ -464,6 +481,43 @@ impl SimDriver {
         drop(network);
         self.install(token, Kind::Connecting, socket);
         Ok(())
+    }
+
+    pub(super) fn listen_unix(&mut self, token: Token, spec: &UnixListenSpec) -> io::Result<()> {
+        self.stats.others += 1;
+        let mut network = self.network.borrow_mut();
+        let opened = network.take_descriptor(self.host).and_then(|()| {
+            network
+                .listen_unix(self.host, spec, Owner::Driver(token))
+                .inspect_err(|_| network.give_descriptor_back(self.host))
+        });
+        let socket =
+            opened.map_err(|error| socket::describe("listen on", &spec.address.clone().into(), &error))?;
+        drop(network);
+        self.install(token, Kind::Listener, socket);
+        Ok(())
+    }
+
+    pub(super) fn connect_unix(&mut self, token: Token, spec: &UnixConnectSpec) -> io::Result<()> {
+        self.stats.others += 1;
+        let mut network = self.network.borrow_mut();
+        let (host, owner) = (self.host, Owner::Driver(token));
+        let started = network.unix_target(host, &spec.address).and_then(|address| {
+            network.take_descriptor(host)?;
+            network
+                .connect(host, address, None, &TcpOptions::default(), owner)
+                .inspect_err(|_| network.give_descriptor_back(host))
+        });
+        let socket =
+            started.map_err(|error| socket::describe("connect to", &spec.address.clone().into(), &error))?;
+        drop(network);
+        self.install(token, Kind::Connecting, socket);
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn peer_credentials(&mut self, _: Token) -> io::Result<Credentials> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated host has no users"))
     }
 
     pub(super) fn adopt(&mut self, token: Token, stream: NewStream) -> io::Result<()> {

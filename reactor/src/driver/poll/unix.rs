@@ -1,0 +1,81 @@
+//! Unix sockets on the poll driver: the files of listeners, and streams whose peers may pass descriptors.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::super::options::{UnixConnectSpec, UnixListenSpec};
+use super::super::unix::{self, SocketFile};
+use super::{Interest, Kind, PollDriver};
+use crate::core::credentials::Credentials;
+use crate::core::slots::Token;
+
+/// What most programs need none of.
+#[derive(Default)]
+pub(super) struct UnixTables {
+    /// The files of listening sockets, to be removed with them.
+    files: HashMap<Token, SocketFile>,
+    /// Listeners and attempts whose streams take descriptors.
+    takes_descriptors: HashSet<Token>,
+}
+
+impl UnixTables {
+    pub(super) fn takes_descriptors(&self, listener: Token) -> bool {
+        self.takes_descriptors.contains(&listener)
+    }
+
+    /// A listener or an attempt is over; whether its streams take descriptors.
+    pub(super) fn forget(&mut self, token: Token) -> bool {
+        self.files.remove(&token);
+        self.takes_descriptors.remove(&token)
+    }
+}
+
+/// What came with one message.
+pub(super) struct Received {
+    pub(super) bytes: usize,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl PollDriver {
+    pub(in super::super) fn listen_unix(&mut self, token: Token, spec: &UnixListenSpec) -> io::Result<()> {
+        let (socket, file) = unix::listen(spec)?;
+        self.stats.others += 1;
+        self.install_listener(token, socket)?;
+        self.unix.files.extend(file.map(|file| (token, file)));
+        if spec.options.descriptors {
+            self.unix.takes_descriptors.insert(token);
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn connect_unix(&mut self, token: Token, spec: &UnixConnectSpec) -> io::Result<()> {
+        let socket = unix::connect(spec)?;
+        self.stats.others += 1;
+        self.install(token, Kind::Connecting, socket, Interest::WRITE)?;
+        self.targets.insert(token, spec.address.clone().into());
+        if spec.options.descriptors {
+            self.unix.takes_descriptors.insert(token);
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn peer_credentials(&mut self, stream: Token) -> io::Result<Credentials> {
+        self.stats.others += 1;
+        self.with_socket(stream, unix::peer_credentials)
+    }
+
+    /// Whether the token names a stream that is to be read and may bring descriptors.
+    pub(super) fn reads_passing(&mut self, stream: Token) -> bool {
+        self.source(stream).is_some_and(|source| source.kind == Kind::Passing && source.wanted.reads())
+    }
+
+    /// Reads once. One message of the peer's ends the read, so there is no budget to keep.
+    pub(super) fn receive_passed(&mut self, stream: Token, scratch: &mut [u8]) -> io::Result<Received> {
+        let result = self.with_socket(stream, |socket| unix::receive(socket, scratch));
+        self.stats.receives += 1;
+        let (bytes, descriptors) = result?;
+        self.stats.bytes_received += bytes as u64;
+        Ok(Received { bytes, descriptors })
+    }
+}

@@ -1,0 +1,260 @@
+//! Opening Unix sockets, and what becomes of their files.
+//!
+//! A socket file outlives the process that made it. So a listener that finds one asks whether anybody is there: a file
+//! that nobody listens on is replaced, a live one is an error, and what is no socket is never touched. Programs that start
+//! at once take turns by a lock on the directory, which ends with its holder. When a listener is closed its file goes, if
+//! it still is its own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::options::{UnixConnectSpec, UnixListenSpec, UnixOptions};
+use super::socket::{describe, named};
+use crate::core::address::{Address, UnixAddress};
+use crate::core::credentials::Credentials;
+use crate::sys::descriptor;
+use crate::sys::sigpipe::without_sigpipe;
+
+/// How long the path of a socket file may be, without the zero byte at its end.
+const MAX_PATH: usize =
+    size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
+/// How often, and how many times, the lock of a directory is asked for.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const LOCK_TRIES: u32 = 50;
+
+/// The file of a listening socket; removed when dropped, if it still is that file.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("cannot remove the socket file {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Opens a listening socket; with its file, where it has one.
+pub(super) fn listen(spec: &UnixListenSpec) -> io::Result<(Socket, Option<SocketFile>)> {
+    try_listen(spec).map_err(|error| describe("listen on", &spec.address.clone().into(), &error))
+}
+
+/// Starts a connect, which is over at once where somebody listens.
+pub(super) fn connect(spec: &UnixConnectSpec) -> io::Result<Socket> {
+    try_connect(spec).map_err(|error| describe("connect to", &spec.address.clone().into(), &error))
+}
+
+fn try_listen(spec: &UnixListenSpec) -> io::Result<(Socket, Option<SocketFile>)> {
+    let address = sock_addr(&spec.address)?;
+    let socket = open(Type::STREAM, &spec.options)?;
+    let file = bind(&socket, &spec.address, &address, spec.mode)?;
+    socket.listen(i32::try_from(spec.backlog).unwrap_or(i32::MAX))?;
+    Ok((socket, file))
+}
+
+fn try_connect(spec: &UnixConnectSpec) -> io::Result<Socket> {
+    let address = sock_addr(&spec.address)?;
+    let socket = open(Type::STREAM, &spec.options)?;
+    if let Some(local) = &spec.local_address {
+        let result = sock_addr(local).and_then(|address| socket.bind(&address));
+        result.map_err(|error| describe("bind", &local.clone().into(), &error))?;
+    }
+    match socket.connect(&address) {
+        Ok(()) => Ok(socket),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            let text = "its backlog is full: too many connections wait to be accepted";
+            Err(io::Error::new(ErrorKind::WouldBlock, text))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn open(kind: Type, options: &UnixOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    socket.set_nonblocking(true)?;
+    if let Some(size) = options.recv_buffer {
+        named("recv_buffer", socket.set_recv_buffer_size(size))?;
+    }
+    if let Some(size) = options.send_buffer {
+        named("send_buffer", socket.set_send_buffer_size(size))?;
+    }
+    Ok(socket)
+}
+
+/// Binds a socket to its address, in place of a dead one's.
+fn bind(
+    socket: &Socket,
+    address: &UnixAddress,
+    as_system: &SockAddr,
+    mode: Option<u32>,
+) -> io::Result<Option<SocketFile>> {
+    let Some(path) = address.path() else {
+        if mode.is_some() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "an abstract name has no mode"));
+        }
+        socket.bind(as_system)?;
+        return Ok(None);
+    };
+    let lock = lock_directory(path);
+    if let Some(mode) = mode {
+        // The file is born with this mode, less what the umask takes, on systems that look at it.
+        let _ = rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(mode as _));
+    }
+    match socket.bind(as_system) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            remove_dead(path, socket.r#type()?)?;
+            socket.bind(as_system)?;
+        }
+        result => result?,
+    }
+    let file = SocketFile::of(path)?;
+    if let Some(mode) = mode {
+        named("mode", fs::set_permissions(path, Permissions::from_mode(mode)))?;
+    }
+    drop(lock);
+    Ok(Some(file))
+}
+
+/// Removes a socket file that nobody listens on; an error says what else it is.
+fn remove_dead(path: &Path, kind: Type) -> io::Result<()> {
+    let in_use = |text: &str| Err(io::Error::new(ErrorKind::AddrInUse, text.to_owned()));
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        // It has just gone.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return in_use("there is a file of that name, and it is not a socket");
+    }
+    let probe = Socket::new(Domain::UNIX, kind, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            log::info!("{}: replacing a socket file that nobody listens on", path.display());
+            fs::remove_file(path)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            in_use("there is a socket of that name, which may not be asked whether it is in use")
+        }
+        // Connected, its backlog full, or of another kind: somebody is there.
+        _ => in_use("another socket listens there"),
+    }
+}
+
+/// Keeps other programs from looking for a dead socket in the same directory meanwhile. One that holds the lock for long
+/// is not waited for: then the lock is done without.
+fn lock_directory(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(_) => return None,
+        }
+    }
+    log::warn!("{}: somebody holds a lock on its directory", path.display());
+    None
+}
+
+/// The address as the system takes it.
+pub(super) fn sock_addr(address: &UnixAddress) -> io::Result<SockAddr> {
+    let invalid = |text: String| io::Error::new(ErrorKind::InvalidInput, text);
+    if let Some(path) = address.path() {
+        let length = path.as_os_str().len();
+        if length > MAX_PATH {
+            return Err(invalid(format!(
+                "the path has {length} bytes; that of a Unix socket may have {MAX_PATH}"
+            )));
+        }
+        if length == 0 {
+            return Err(invalid("the path is empty".to_owned()));
+        }
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err(invalid("the path has a zero byte in it".to_owned()));
+        }
+        return SockAddr::unix(path);
+    }
+    let Some(name) = address.abstract_name() else {
+        return Err(invalid("the address is unnamed".to_owned()));
+    };
+    if !cfg!(target_os = "linux") {
+        return Err(io::Error::new(ErrorKind::Unsupported, "this system has no abstract names"));
+    }
+    if name.len() > MAX_PATH {
+        return Err(invalid(format!("the name has {} bytes; it may have {MAX_PATH}", name.len())));
+    }
+    let mut path = vec![0];
+    path.extend_from_slice(name);
+    SockAddr::unix(OsStr::from_bytes(&path))
+}
+
+/// Who is at the other end of a Unix stream.
+pub(super) fn peer_credentials(socket: &Socket) -> io::Result<Credentials> {
+    let is_unix = matches!(super::ops::address(&socket.local_addr()?), Address::Unix(_));
+    if !is_unix {
+        return Err(io::Error::new(ErrorKind::Unsupported, "only Unix sockets know who is at the other end"));
+    }
+    descriptor::peer_credentials(socket.as_fd())
+}
+
+/// Descriptors that one message can carry: what Linux allows.
+const MAX_PASSED: usize = 253;
+
+/// Receives bytes, and the descriptors that came with them.
+pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    #[cfg(target_vendor = "apple")]
+    let flags = RecvFlags::empty();
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    Ok((received.bytes, descriptors))
+}
+
+/// Sends bytes with a descriptor on the first of them.
+pub(super) fn send(socket: &Socket, data: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&passed));
+    let data = [IoSlice::new(data)];
+    Ok(without_sigpipe(|| rustix::net::sendmsg(socket, &data, &mut control, SendFlags::empty()))?)
+}
