@@ -86,6 +86,7 @@ pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 pub use reactor::descriptor::DescriptorWatch;
 pub use reactor::events::{Events, Subscription};
 pub use reactor::handle::{CallHandle, Handle};
+pub use reactor::kinds::AnyFactory;
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;
 pub use reactor::random::Random;

@@ -61,7 +61,7 @@ impl Sink for Socket {
 
 /// Reads from a socket that may be a blocking one, without waiting.
 #[cfg(unix)]
-pub(super) fn receive_at_once(socket: SockRef<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn receive_at_once(socket: &SockRef<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: bytes that are initialised may be seen as bytes that may not be, as long as nobody makes them so; the
     // call only writes what it received.
     let buffer = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [std::mem::MaybeUninit<u8>]) };
@@ -70,7 +70,7 @@ pub(super) fn receive_at_once(socket: SockRef<'_>, buffer: &mut [u8]) -> io::Res
 
 /// Sends to a socket that may be a blocking one, without waiting.
 #[cfg(unix)]
-pub(super) fn send_at_once(socket: SockRef<'_>, data: &[u8]) -> io::Result<usize> {
+pub(super) fn send_at_once(socket: &SockRef<'_>, data: &[u8]) -> io::Result<usize> {
     #[cfg(not(target_vendor = "apple"))]
     const FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     #[cfg(target_vendor = "apple")]

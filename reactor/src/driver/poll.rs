@@ -126,11 +126,9 @@ pub(crate) struct PollDriver {
     always_ready: Vec<Token>,
     #[cfg(unix)]
     reported_ready: usize,
-    /// Streams that are no sockets.
+    /// In a box, because the driver is moved about.
     #[cfg(unix)]
-    pipes: HashMap<Token, pipe::Pipe>,
-    #[cfg(unix)]
-    unix: unix::UnixTables,
+    unix: Box<unix::UnixTables>,
     /// What is left of the turn of the source whose event came last.
     turn: Option<Turn>,
     budgets: Budgets,
@@ -155,9 +153,7 @@ impl PollDriver {
             #[cfg(unix)]
             reported_ready: 0,
             #[cfg(unix)]
-            pipes: HashMap::new(),
-            #[cfg(unix)]
-            unix: unix::UnixTables::default(),
+            unix: Box::default(),
             turn: None,
             budgets,
             targets: HashMap::new(),
@@ -738,7 +734,7 @@ impl PollDriver {
     pub(super) fn shutdown(&mut self, stream: Token) -> io::Result<()> {
         self.stats.others += 1;
         #[cfg(unix)]
-        if self.pipes.contains_key(&stream) {
+        if self.unix.pipes.contains_key(&stream) {
             return self.finish_pipe(stream);
         }
         self.with_socket(stream, |socket| socket.shutdown(std::net::Shutdown::Write))
@@ -917,7 +913,7 @@ impl PollDriver {
 impl Drop for PollDriver {
     fn drop(&mut self) {
         #[cfg(unix)]
-        for token in self.pipes.keys().copied().collect::<Vec<_>>() {
+        for token in self.unix.pipes.keys().copied().collect::<Vec<_>>() {
             self.close_pipe(token);
         }
         for source in &self.sources {

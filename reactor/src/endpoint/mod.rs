@@ -37,7 +37,14 @@
 //! |---|---|---|
 //! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:HOST:PORT`, a host by its name or IP address |
 //! | `tcp6` | `tcp6:PORT`, on all addresses, IPv6 and IPv4, unless `interface` is given | |
+//! | `host` | | `host:NAME:PORT`, the same as `tcp` |
 //! | `unix` | `unix:PATH`, or `unix:@NAME` for Linux's abstract namespace | `unix:PATH`, `unix:@NAME` |
+//! | `fd` | `fd:NUMBER`, a listening socket that the program inherited | `fd:NUMBER`, or `fd:INPUT:OUTPUT`, a connected socket, a terminal or pipes that it inherited |
+//! | `systemd` | `systemd:name=NAME` or `systemd:index=N`, a socket that the service manager opened | |
+//! | `stdio` | `stdio:`, the standard input and output as the one connection | `stdio:` |
+//!
+//! Further kinds can be added: [`Handle::add_listen_kind`](crate::Handle::add_listen_kind),
+//! [`Handle::add_connect_kind`](crate::Handle::add_connect_kind).
 //!
 //! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. The keywords of `tcp` and `tcp6`:
 //!
@@ -104,9 +111,11 @@
 //! );
 //! ```
 
+mod arguments;
 mod error;
 mod keep_alive;
 mod limits;
+mod other;
 mod parse;
 mod tcp;
 mod tcp_string;
@@ -120,8 +129,12 @@ use std::time::Duration;
 
 use parse::EndpointString;
 
+pub use arguments::Arguments;
 pub use error::EndpointError;
 pub use keep_alive::KeepAlive;
+#[cfg(unix)]
+pub(crate) use other::Which;
+pub use other::{Activated, Inherited};
 pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
 pub use unix::{UnixConnect, UnixListen};
@@ -136,18 +149,41 @@ pub enum ListenEndpoint {
     Tcp(TcpListen),
     /// A Unix socket.
     Unix(UnixListen),
+    /// A listening socket that the program was started with.
+    Inherited(Inherited),
+    /// A listening socket that the service manager passed.
+    Activated(Activated),
+    /// The standard input and output, as the only connection.
+    Stdio,
+    /// An endpoint of a kind that was [added](crate::Handle::add_listen_kind).
+    Added(Arguments),
 }
+
+/// The kinds that are there without being added.
+pub(crate) const LISTEN_KINDS: [&str; 6] = ["tcp", "tcp6", "unix", "fd", "systemd", "stdio"];
+pub(crate) const CONNECT_KINDS: [&str; 5] = ["tcp", "host", "unix", "fd", "stdio"];
 
 impl FromStr for ListenEndpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
+        Self::parse(text, &|_| false)
+    }
+}
+
+impl ListenEndpoint {
+    /// Reads a string; `is_added` says which kinds were added.
+    fn parse(text: &str, is_added: &dyn Fn(&str) -> bool) -> Result<Self, EndpointError> {
         let endpoint = EndpointString::parse(text)?;
         match endpoint.kind() {
             "tcp" => tcp_string::listen(endpoint).map(Self::Tcp),
             "tcp6" => tcp_string::listen_v6(endpoint).map(Self::Tcp),
             "unix" => unix_string::listen(endpoint).map(Self::Unix),
-            _ => Err(endpoint.unknown_kind("listening", &["tcp", "tcp6", "unix"])),
+            "fd" => other::listen_descriptor(endpoint).map(Self::Inherited),
+            "systemd" => other::listen_activated(endpoint).map(Self::Activated),
+            "stdio" => other::stdio(endpoint).map(|()| Self::Stdio),
+            kind if is_added(kind) => Ok(Self::Added(Arguments::of(&endpoint))),
+            _ => Err(endpoint.unknown_kind("listening", &LISTEN_KINDS)),
         }
     }
 }
@@ -174,17 +210,33 @@ pub enum ConnectEndpoint {
     Tcp(TcpConnect),
     /// A Unix socket.
     Unix(UnixConnect),
+    /// A connected socket, a terminal or a pipe that the program was started with.
+    Inherited(Inherited),
+    /// The standard input and output.
+    Stdio,
+    /// An endpoint of a kind that was [added](crate::Handle::add_connect_kind).
+    Added(Arguments),
 }
 
 impl FromStr for ConnectEndpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
+        Self::parse(text, &|_| false)
+    }
+}
+
+impl ConnectEndpoint {
+    /// Reads a string; `is_added` says which kinds were added.
+    fn parse(text: &str, is_added: &dyn Fn(&str) -> bool) -> Result<Self, EndpointError> {
         let endpoint = EndpointString::parse(text)?;
         match endpoint.kind() {
-            "tcp" => tcp_string::connect(endpoint).map(Self::Tcp),
+            "tcp" | "host" => tcp_string::connect(endpoint).map(Self::Tcp),
             "unix" => unix_string::connect(endpoint).map(Self::Unix),
-            _ => Err(endpoint.unknown_kind("connecting", &["tcp", "unix"])),
+            "fd" => other::connect_descriptor(endpoint).map(Self::Inherited),
+            "stdio" => other::stdio(endpoint).map(|()| Self::Stdio),
+            kind if is_added(kind) => Ok(Self::Added(Arguments::of(&endpoint))),
+            _ => Err(endpoint.unknown_kind("connecting", &CONNECT_KINDS)),
         }
     }
 }
@@ -195,6 +247,9 @@ impl fmt::Display for ConnectEndpoint {
         match self {
             Self::Tcp(tcp) => tcp.target().fmt(f),
             Self::Unix(unix) => unix.address().fmt(f),
+            Self::Inherited(inherited) => inherited.fmt(f),
+            Self::Stdio => f.write_str("stdio"),
+            Self::Added(arguments) => arguments.fmt(f),
         }
     }
 }
@@ -205,6 +260,8 @@ impl ConnectEndpoint {
         match self {
             Self::Tcp(tcp) => tcp.time_limit(),
             Self::Unix(unix) => unix.time_limit(),
+            // There already, or their own business.
+            Self::Inherited(_) | Self::Stdio | Self::Added(_) => Duration::MAX,
         }
     }
 }
@@ -230,6 +287,16 @@ pub trait IntoListenEndpoint {
     ///
     /// If a string cannot be read, or a value is out of its range or contradicts another.
     fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError>;
+
+    /// The same, where `is_added` says which further kinds a string may have.
+    #[doc(hidden)]
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ListenEndpoint, EndpointError>
+    where
+        Self: Sized,
+    {
+        let _ = is_added;
+        self.into_listen_endpoint()
+    }
 }
 
 impl IntoListenEndpoint for ListenEndpoint {
@@ -237,8 +304,21 @@ impl IntoListenEndpoint for ListenEndpoint {
         match &self {
             Self::Tcp(tcp) => tcp.check()?,
             Self::Unix(unix) => unix.check()?,
+            Self::Inherited(_) | Self::Activated(_) | Self::Stdio | Self::Added(_) => {}
         }
         Ok(self)
+    }
+}
+
+impl IntoListenEndpoint for Activated {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        Ok(ListenEndpoint::Activated(self))
+    }
+}
+
+impl IntoListenEndpoint for Inherited {
+    fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
+        Ok(ListenEndpoint::Inherited(self))
     }
 }
 
@@ -264,17 +344,29 @@ impl IntoListenEndpoint for &str {
     fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
         self.parse()
     }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ListenEndpoint, EndpointError> {
+        ListenEndpoint::parse(self, is_added)
+    }
 }
 
 impl IntoListenEndpoint for &String {
     fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
         self.parse()
     }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ListenEndpoint, EndpointError> {
+        ListenEndpoint::parse(self, is_added)
+    }
 }
 
 impl IntoListenEndpoint for String {
     fn into_listen_endpoint(self) -> Result<ListenEndpoint, EndpointError> {
         self.parse()
+    }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ListenEndpoint, EndpointError> {
+        ListenEndpoint::parse(&self, is_added)
     }
 }
 
@@ -287,6 +379,16 @@ pub trait IntoConnectEndpoint {
     ///
     /// If a string cannot be read, or a value is out of its range or contradicts another.
     fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError>;
+
+    /// The same, where `is_added` says which further kinds a string may have.
+    #[doc(hidden)]
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ConnectEndpoint, EndpointError>
+    where
+        Self: Sized,
+    {
+        let _ = is_added;
+        self.into_connect_endpoint()
+    }
 }
 
 impl IntoConnectEndpoint for ConnectEndpoint {
@@ -294,8 +396,15 @@ impl IntoConnectEndpoint for ConnectEndpoint {
         match &self {
             Self::Tcp(tcp) => tcp.check()?,
             Self::Unix(unix) => unix.check()?,
+            Self::Inherited(_) | Self::Stdio | Self::Added(_) => {}
         }
         Ok(self)
+    }
+}
+
+impl IntoConnectEndpoint for Inherited {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        Ok(ConnectEndpoint::Inherited(self))
     }
 }
 
@@ -321,17 +430,29 @@ impl IntoConnectEndpoint for &str {
     fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
         self.parse()
     }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ConnectEndpoint, EndpointError> {
+        ConnectEndpoint::parse(self, is_added)
+    }
 }
 
 impl IntoConnectEndpoint for &String {
     fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
         self.parse()
     }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ConnectEndpoint, EndpointError> {
+        ConnectEndpoint::parse(self, is_added)
+    }
 }
 
 impl IntoConnectEndpoint for String {
     fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
         self.parse()
+    }
+
+    fn of_added_kinds(self, is_added: &dyn Fn(&str) -> bool) -> Result<ConnectEndpoint, EndpointError> {
+        ConnectEndpoint::parse(&self, is_added)
     }
 }
 
@@ -369,13 +490,13 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tpc:8000\": unknown kind \"tpc\" (column 1); \
-             the kinds for listening are tcp, tcp6 and unix"
+             the kinds for listening are tcp, tcp6, unix, fd, systemd and stdio"
         );
         let error = "tcp6:[::1]:8000".parse::<ConnectEndpoint>().unwrap_err();
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tcp6:[::1]:8000\": unknown kind \"tcp6\" (column 1); \
-             the kinds for connecting are tcp and unix"
+             the kinds for connecting are tcp, host, unix, fd and stdio"
         );
     }
 

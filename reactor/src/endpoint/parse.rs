@@ -77,6 +77,20 @@ impl<'a> EndpointString<'a> {
         &self.kind.text
     }
 
+    pub(super) fn source(&self) -> &str {
+        self.source
+    }
+
+    /// What stands behind the kind and its colon, as it was written.
+    pub(super) fn behind_kind(&self) -> &str {
+        // A kind that is known has no escapes.
+        self.source.get(self.kind.text.len() + 1..).unwrap_or_default()
+    }
+
+    pub(super) fn keywords(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.keywords.iter().map(|(name, value)| (&*name.text, &*value.text))
+    }
+
     pub(super) fn args(&self) -> &[Word] {
         &self.args
     }
@@ -98,7 +112,11 @@ impl<'a> EndpointString<'a> {
     }
 
     /// Gives every word its name.
-    pub(super) fn into_fields(self, form: &Form) -> Result<Fields<'a>, EndpointError> {
+    pub(super) fn into_fields(mut self, form: &Form) -> Result<Fields<'a>, EndpointError> {
+        // "stdio:" is how a kind without arguments is written.
+        if form.args.is_empty() && matches!(&*self.args, [only] if only.text.is_empty()) {
+            self.args.clear();
+        }
         if let Some(extra) = self.args.get(form.args.len()) {
             return Err(self.error(format!(
                 "{extra} is one argument too many for {} ({}); in a value write \\: for a colon, \

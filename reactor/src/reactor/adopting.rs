@@ -1,23 +1,30 @@
 //! Descriptors from elsewhere as connections and ports: inherited ones, pipes, terminals, the standard streams.
 
+use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use crate::core::address::Address;
 use crate::core::slots::Token;
 use crate::driver::Interest;
 use crate::driver::options::PipeEnds;
+use crate::endpoint::{Activated, ConnectEndpoint, Inherited, Which};
 use crate::net::connection::Connection as Machine;
 use crate::net::ends::Ends;
-use crate::protocol::{Factory, Protocol};
+use crate::protocol::{ErasedFactory, Factory, Peer, Protocol};
+use crate::reactor::connect_error::{ConnectError, ConnectErrorKind};
+use crate::reactor::connecting::Finish;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::listening::Port;
+use crate::reactor::stats::Counters;
 use crate::reactor::transport::Transport;
 use crate::reactor::typed::Connection;
 use crate::reactor::watchdog::Hook;
-use crate::sys::descriptor;
+use crate::sys::descriptor::{self, Nature};
+use crate::sys::inherited;
 
 /// A stream that was opened by somebody else.
 pub(crate) enum Adopted {
@@ -162,32 +169,64 @@ pub(crate) fn standard_streams() -> io::Result<Adopted> {
     Ok(Adopted::Pipe(ends, Address::other("stdio")))
 }
 
+/// A stream from elsewhere that the driver has taken in, and that has no protocol yet.
+struct Opened {
+    token: Token,
+    ends: Ends,
+    machine: Machine,
+}
+
+/// What the program was started with, as a stream.
+fn inherited(endpoint: &Inherited) -> io::Result<Adopted> {
+    let (input, output) = endpoint.numbers();
+    let input = inherited::take(input)?;
+    if output.is_none() && descriptor::nature(input.as_fd())? == Nature::Socket {
+        return Ok(Adopted::Socket(input));
+    }
+    let output = output.map_or_else(|| input.try_clone(), inherited::take)?;
+    let ends = PipeEnds { input: Some(input), output: Some(output), is_shared: true };
+    Ok(Adopted::Pipe(ends, Address::other(endpoint)))
+}
+
 impl Inner {
     /// Makes a connection of a stream from elsewhere. Its hooks are called from the loop, the first one before the
     /// next wait.
     pub(crate) fn adopt(&self, stream: Adopted, protocol: Box<dyn Protocol>) -> io::Result<Transport> {
-        let token = self.reserve()?;
-        let opened = self.adopt_under(token, stream);
-        let (ends, machine) = match opened {
+        let opened = match self.open(stream) {
             Ok(opened) => opened,
             Err(error) => {
-                self.slots.borrow_mut().remove(token);
                 self.discard(protocol);
                 return Err(error);
             }
         };
-        let transport = Transport::with_machine(self, token, ends, machine, protocol);
-        transport.0.interest.set(Interest::NONE);
+        let transport = self.transport_of(opened, protocol);
         let made = transport.clone();
         self.handle.call_soon(move |handle| {
             if let Some(inner) = handle.inner() {
-                inner.adopted(made);
+                inner.introduce(made);
             }
         });
         Ok(transport)
     }
 
-    fn adopt_under(&self, token: Token, stream: Adopted) -> io::Result<(Ends, Machine)> {
+    fn transport_of(&self, opened: Opened, protocol: Box<dyn Protocol>) -> Transport {
+        let transport = Transport::with_machine(self, opened.token, opened.ends, opened.machine, protocol);
+        transport.0.interest.set(Interest::NONE);
+        transport
+    }
+
+    /// Has the driver take a stream in.
+    fn open(&self, stream: Adopted) -> io::Result<Opened> {
+        let token = self.reserve()?;
+        let opened = self.open_under(token, stream);
+        if opened.is_err() {
+            self.slots.borrow_mut().remove(token);
+        }
+        let (ends, machine) = opened?;
+        Ok(Opened { token, ends, machine })
+    }
+
+    fn open_under(&self, token: Token, stream: Adopted) -> io::Result<(Ends, Machine)> {
         let mut driver = self.driver.borrow_mut();
         match stream {
             Adopted::Socket(descriptor) => {
@@ -206,26 +245,139 @@ impl Inner {
         }
     }
 
-    /// The loop has come to a stream from elsewhere: its protocol hears of it, and it is watched from now on.
-    fn adopted(&self, transport: Transport) {
+    /// The loop has come to a stream from elsewhere: its protocol hears of it, and it is watched from now on. False
+    /// when the protocol panicked.
+    fn introduce(&self, transport: Transport) -> bool {
         let token = transport.0.token;
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
             *slot = Slot::Connection(transport);
         }
         self.connections.set(self.connections.get() + 1);
         // Also if it was given up in the meantime: then the loss follows at once.
-        if let Some((transport, mut protocol)) = self.enter(token) {
-            let outcome = catch_unwind(AssertUnwindSafe(|| protocol.connection_made(&transport)));
-            self.leave(&transport, protocol, Hook::ConnectionMade, outcome);
-            self.watch(&transport);
-        }
+        let Some((transport, mut protocol)) = self.enter(token) else { return false };
+        let outcome = catch_unwind(AssertUnwindSafe(|| protocol.connection_made(&transport)));
+        let made = self.leave(&transport, protocol, Hook::ConnectionMade, outcome);
+        self.watch(&transport);
+        made.is_some()
+    }
+
+    /// Gives a stream up that got no protocol.
+    fn close_opened(&self, opened: &Opened) {
+        self.driver.borrow_mut().close(opened.token);
+        let slot = self.slots.borrow_mut().remove(opened.token);
+        drop(slot);
     }
 
     pub(crate) fn adopt_listener(
         &self,
         descriptor: OwnedFd,
-        factory: Box<dyn crate::protocol::ErasedFactory>,
+        factory: Box<dyn ErasedFactory>,
     ) -> io::Result<Port> {
         self.listen_with(factory, |driver, token| driver.adopt_listener(token, descriptor))
     }
+
+    pub(crate) fn listen_inherited(
+        &self,
+        endpoint: &Inherited,
+        factory: Box<dyn ErasedFactory>,
+    ) -> io::Result<Port> {
+        let descriptor = inherited::take(endpoint.numbers().0);
+        let port = descriptor.and_then(|descriptor| self.adopt_listener(descriptor, factory));
+        port.map_err(|error| cannot_listen(endpoint, &error))
+    }
+
+    pub(crate) fn listen_activated(
+        &self,
+        endpoint: &Activated,
+        factory: Box<dyn ErasedFactory>,
+    ) -> io::Result<Port> {
+        let descriptor = passed(endpoint).and_then(inherited::take);
+        let port = descriptor.and_then(|descriptor| self.adopt_listener(descriptor, factory));
+        port.map_err(|error| cannot_listen(endpoint, &error))
+    }
+
+    /// A port with the standard streams as its only connection.
+    pub(crate) fn listen_stdio(&self, factory: Box<dyn ErasedFactory>) -> io::Result<Port> {
+        let opened = self.open(standard_streams()?)?;
+        let port = self.listen_with(factory, |_, _| Ok(Address::other("stdio")))?;
+        let listening = port.clone();
+        self.handle.call_soon(move |handle| {
+            let Some(inner) = handle.inner() else { return };
+            let (peer, local) = (opened.ends.peer(), opened.ends.local());
+            match inner.build_for(&listening, peer, local) {
+                Some(protocol) => {
+                    let transport = inner.transport_of(opened, protocol);
+                    Counters::bump(&inner.counters.accepted);
+                    inner.introduce(transport);
+                }
+                None => inner.close_opened(&opened),
+            }
+        });
+        Ok(port)
+    }
+
+    /// Connects to what is there already.
+    pub(crate) fn begin_adoption(
+        &self,
+        endpoint: &ConnectEndpoint,
+        mut factory: Box<dyn ErasedFactory>,
+        finish: Finish,
+    ) -> Option<Box<dyn FnOnce()>> {
+        let target = endpoint.to_string();
+        let stream = match endpoint {
+            ConnectEndpoint::Inherited(endpoint) => inherited(endpoint),
+            _ => standard_streams(),
+        };
+        let opened = match stream.and_then(|stream| self.open(stream)) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let text = format!("cannot connect to {target}: {error}");
+                finish(Err(ConnectError::from_io(&target, io::Error::new(error.kind(), text))));
+                return None;
+            }
+        };
+        let is_cancelled = Rc::new(Cell::new(false));
+        let cancelled = Rc::clone(&is_cancelled);
+        self.handle.call_soon(move |handle| {
+            let Some(inner) = handle.inner() else { return };
+            if cancelled.get() {
+                inner.close_opened(&opened);
+                return finish(Err(ConnectError::new(&target, ConnectErrorKind::Cancelled)));
+            }
+            let (address, local) = (opened.ends.peer(), opened.ends.local());
+            let peer = Peer { address, local, port: None, reactor: handle.clone() };
+            let outcome = match inner.build(&mut *factory, false, peer) {
+                Some(protocol) => {
+                    let transport = inner.transport_of(opened, protocol);
+                    let made = inner.introduce(transport.clone());
+                    inner.outcome_of(transport, made, &target)
+                }
+                None => {
+                    inner.close_opened(&opened);
+                    Err(ConnectError::new(&target, ConnectErrorKind::Declined))
+                }
+            };
+            inner.end_factory(factory, true);
+            finish(outcome);
+        });
+        Some(Box::new(move || is_cancelled.set(true)))
+    }
+}
+
+fn cannot_listen(endpoint: &impl std::fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {endpoint}: {error}"))
+}
+
+/// The number of a socket that the service manager passed.
+fn passed(endpoint: &Activated) -> io::Result<u32> {
+    let sockets = inherited::activated()?;
+    let found = match endpoint.which() {
+        Which::Index(index) => sockets.get(*index as usize),
+        Which::Name(name) => sockets.iter().find(|(_, known)| known == name),
+    };
+    found.map(|(number, _)| *number).ok_or_else(|| {
+        let names: Vec<&str> = sockets.iter().map(|(_, name)| name.as_str()).collect();
+        let text = format!("the service manager passed {}: {}", sockets.len(), names.join(", "));
+        io::Error::new(io::ErrorKind::NotFound, text)
+    })
 }

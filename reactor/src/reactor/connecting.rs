@@ -13,9 +13,9 @@ use crate::core::address::Address;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::options::{ConnectSpec, UnixConnectSpec};
-use crate::endpoint::{ConnectEndpoint, EndpointError, Target};
+use crate::endpoint::{Arguments, ConnectEndpoint, EndpointError, Target};
 use crate::net::reason::Reason;
-use crate::protocol::{ErasedFactory, Factory, Peer};
+use crate::protocol::{ErasedFactory, Factory, Peer, Protocol};
 use crate::reactor::connect_error::{ConnectError, ConnectErrorKind};
 use crate::reactor::deferred::{Canceller, Deferred};
 use crate::reactor::handle::Handle;
@@ -26,7 +26,7 @@ use crate::reactor::transport::Transport;
 use crate::reactor::typed::Connection;
 use crate::reactor::watchdog::Hook;
 
-type Finish = Box<dyn FnOnce(Result<Transport, ConnectError>)>;
+pub(crate) type Finish = Box<dyn FnOnce(Result<Transport, ConnectError>)>;
 
 /// How long an address may be silent before the next one is tried as well (RFC 8305, section 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -93,49 +93,34 @@ pub(crate) fn connect<F: Factory>(
     endpoint: Result<ConnectEndpoint, EndpointError>,
     factory: F,
 ) -> Deferred<Connection<F::Protocol>, ConnectError> {
+    connect_erased(handle, endpoint, Box::new(factory), Connection::new)
+}
+
+/// The same without the type of the protocol; `as_wanted` makes of the transport what the caller wants.
+pub(crate) fn connect_erased<T: 'static>(
+    handle: &Handle,
+    endpoint: Result<ConnectEndpoint, EndpointError>,
+    factory: Box<dyn ErasedFactory>,
+    as_wanted: fn(Transport) -> T,
+) -> Deferred<T, ConnectError> {
     let (resolver, deferred) = Deferred::new(handle);
     let begun = match (handle.inner(), endpoint) {
         (None, _) => Err(ConnectError::new("anywhere", ConnectErrorKind::Cancelled)),
         (_, Err(error)) => Err(ConnectError::of_endpoint(error)),
         (Some(inner), Ok(endpoint)) => inner.may_begin(&endpoint).map(|()| (inner, endpoint)),
     };
-    let (inner, endpoint) = match begun {
-        Ok(begun) => begun,
+    match begun {
+        Ok((inner, endpoint)) => {
+            let finish: Finish = Box::new(move |outcome| {
+                resolver.resolve(outcome.map(as_wanted));
+            });
+            if let Some(cancel) = inner.begin(&endpoint, factory, finish) {
+                deferred.on_cancel(cancel);
+            }
+        }
         Err(error) => {
             resolver.resolve(Err(error));
-            return deferred;
         }
-    };
-    let spec = match &endpoint {
-        ConnectEndpoint::Tcp(tcp) => Spec::Tcp(tcp.spec().clone()),
-        ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
-    };
-    let cancelling = handle.clone();
-    let id = inner.attempts.borrow_mut().insert_with(|id| {
-        resolver.on_cancel(move || {
-            if let Some(inner) = cancelling.inner() {
-                inner.abandon_attempt(id, ConnectErrorKind::Cancelled);
-            }
-        });
-        Attempt {
-            target: endpoint.to_string(),
-            spec,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            failures: Vec::new(),
-            factory: Some(Box::new(factory)),
-            factory_started: false,
-            finish: Box::new(move |outcome| {
-                resolver.resolve(outcome.map(Connection::new));
-            }),
-            time_limit: None,
-            next_address: None,
-            lookup: None,
-        }
-    });
-    if let Some(id) = id {
-        inner.connections.set(inner.connections.get() + 1);
-        inner.begin_attempt(id, &endpoint);
     }
     deferred
 }
@@ -151,6 +136,75 @@ impl Inner {
         Ok(())
     }
 
+    /// Starts what the endpoint asks for; returns what cancels it.
+    fn begin(
+        &self,
+        endpoint: &ConnectEndpoint,
+        factory: Box<dyn ErasedFactory>,
+        finish: Finish,
+    ) -> Option<Box<dyn FnOnce()>> {
+        let spec = match endpoint {
+            ConnectEndpoint::Tcp(tcp) => Spec::Tcp(tcp.spec().clone()),
+            ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
+            ConnectEndpoint::Added(arguments) => return self.begin_added(arguments, factory, finish),
+            #[cfg(unix)]
+            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio => {
+                return self.begin_adoption(endpoint, factory, finish);
+            }
+            #[cfg(not(unix))]
+            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio => {
+                let text = "this system has no descriptors to inherit";
+                let error = io::Error::new(io::ErrorKind::Unsupported, text);
+                finish(Err(ConnectError::from_io(endpoint, error)));
+                return None;
+            }
+        };
+        let attempt = Attempt {
+            target: endpoint.to_string(),
+            spec,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            failures: Vec::new(),
+            factory: Some(factory),
+            factory_started: false,
+            finish,
+            time_limit: None,
+            next_address: None,
+            lookup: None,
+        };
+        let id = self.attempts.borrow_mut().insert(attempt)?;
+        self.connections.set(self.connections.get() + 1);
+        self.begin_attempt(id, endpoint);
+        let handle = self.handle.clone();
+        Some(Box::new(move || {
+            if let Some(inner) = handle.inner() {
+                inner.abandon_attempt(id, ConnectErrorKind::Cancelled);
+            }
+        }))
+    }
+
+    /// Hands the attempt to a kind that was added.
+    fn begin_added(
+        &self,
+        arguments: &Arguments,
+        factory: Box<dyn ErasedFactory>,
+        finish: Finish,
+    ) -> Option<Box<dyn FnOnce()>> {
+        match self.connect_added(arguments, factory) {
+            Ok(connecting) => {
+                let canceller = connecting.canceller();
+                connecting.on_done(move |_, outcome| finish(outcome));
+                Some(Box::new(move || {
+                    canceller.cancel();
+                }))
+            }
+            Err(error) => {
+                finish(Err(ConnectError::from_io(arguments, error)));
+                None
+            }
+        }
+    }
+
     fn begin_attempt(&self, id: AttemptId, endpoint: &ConnectEndpoint) {
         let time_limit = endpoint.time_limit();
         let timer = self.add_timer(time_limit, Timer::ConnectTimeout(id)).id();
@@ -164,6 +218,7 @@ impl Inner {
                 }
             },
             ConnectEndpoint::Unix(unix) => Some(unix.address().clone().into()),
+            _ => None,
         };
         if let Some(address) = address {
             self.with_attempt(id, |attempt| attempt.waiting.push_back(address));
@@ -388,16 +443,8 @@ impl Inner {
         let peer =
             Peer { address: address.clone(), local: local.clone(), port: None, reactor: self.handle.clone() };
         let started = std::mem::replace(&mut attempt.factory_started, true);
-        let built = attempt.factory.as_mut().and_then(|factory| {
-            self.contain("a factory", || {
-                if !started {
-                    factory.started();
-                }
-                factory.build(peer)
-            })
-        });
-        self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
-        let Some(Some(protocol)) = built else {
+        let built = attempt.factory.as_mut().and_then(|factory| self.build(&mut **factory, started, peer));
+        let Some(protocol) = built else {
             self.close_try(token);
             let error = ConnectError::new(&attempt.target, ConnectErrorKind::Declined);
             self.report_failure(attempt, Some(error));
@@ -407,20 +454,42 @@ impl Inner {
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
             *slot = Slot::Connection(transport.clone());
         }
-        Counters::bump(&self.counters.connected);
         // The driver watches for input instead of for the connection now.
         self.eventful.set(true);
         let made = self.connection_made(token);
-        let panicked = !made || matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked));
-        let outcome = if panicked {
-            Err(ConnectError::new(&attempt.target, ConnectErrorKind::Declined))
-        } else {
-            Ok(transport)
-        };
         if let Some(factory) = attempt.factory {
             self.end_factory(factory, true);
         }
-        (attempt.finish)(outcome);
+        (attempt.finish)(self.outcome_of(transport, made, &attempt.target));
+    }
+
+    /// Has a factory, which is told first that it is used if it was not, build the protocol of a new connection.
+    pub(crate) fn build(
+        &self,
+        factory: &mut dyn ErasedFactory,
+        started: bool,
+        peer: Peer,
+    ) -> Option<Box<dyn Protocol>> {
+        let built = self.contain("a factory", || {
+            if !started {
+                factory.started();
+            }
+            factory.build(peer)
+        });
+        self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
+        built.flatten()
+    }
+
+    /// What a connect brought whose connection was made, or panicked in that.
+    pub(crate) fn outcome_of(
+        &self,
+        transport: Transport,
+        made: bool,
+        target: &str,
+    ) -> Result<Transport, ConnectError> {
+        Counters::bump(&self.counters.connected);
+        let panicked = !made || matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked));
+        if panicked { Err(ConnectError::new(target, ConnectErrorKind::Declined)) } else { Ok(transport) }
     }
 
     /// Takes all attempts out at the end of the reactor.

@@ -148,6 +148,11 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         Canceller { shared: Rc::downgrade(&shared) }
     }
 
+    /// What [`cancel`](Self::cancel) calls.
+    pub(crate) fn on_cancel(&self, canceller: impl FnOnce() + 'static) {
+        *self.shared.canceller.borrow_mut() = Some(Box::new(canceller));
+    }
+
     /// Asks what was started to end early. False when it has ended, or cannot be cancelled.
     pub fn cancel(&self) -> bool {
         self.shared.cancel()

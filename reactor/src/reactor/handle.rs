@@ -16,9 +16,10 @@ use crate::reactor::channel::Sender;
 use crate::reactor::connect_error::ConnectError;
 use crate::reactor::connecting::{self, Connector};
 use crate::reactor::deferred::{Deferred, MaybeDeferred};
-#[cfg(feature = "testing")]
 use crate::reactor::inner::Slot;
 use crate::reactor::inner::{Call, Inner, TypedCall};
+#[cfg(feature = "testing")]
+use crate::reactor::kinds::AnyFactory;
 use crate::reactor::listening::Port;
 use crate::reactor::looping::LoopingCall;
 use crate::reactor::remote::Remote;
@@ -84,8 +85,7 @@ impl Handle {
     ///
     /// The endpoint makes no sense, or the system refuses it: the text names the address and the cause.
     pub fn listen(&self, endpoint: impl IntoListenEndpoint, factory: impl Factory) -> io::Result<Port> {
-        let endpoint = endpoint.into_listen_endpoint()?;
-        self.alive()?.listen(&endpoint, Box::new(factory))
+        self.listen_any(endpoint, AnyFactory::new(factory))
     }
 
     /// Connects to `endpoint`. The outcome is the connection, after its `connection_made`, or why there is none.
@@ -117,7 +117,7 @@ impl Handle {
         endpoint: impl IntoConnectEndpoint,
         factory: F,
     ) -> Deferred<Connection<F::Protocol>, ConnectError> {
-        connecting::connect(self, endpoint.into_connect_endpoint(), factory)
+        connecting::connect(self, self.connect_endpoint(endpoint), factory)
     }
 
     /// Connects to `endpoint` with this one protocol.
@@ -136,7 +136,7 @@ impl Handle {
     ///
     /// The endpoint makes no sense.
     pub fn connector(&self, endpoint: impl IntoConnectEndpoint) -> io::Result<Connector> {
-        Ok(Connector::new(self, endpoint.into_connect_endpoint()?))
+        Ok(Connector::new(self, self.connect_endpoint(endpoint)?))
     }
 
     /// The connection of that name, unless it is lost.

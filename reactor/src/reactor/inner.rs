@@ -24,6 +24,7 @@ use crate::reactor::connecting::{Attempt, AttemptId};
 use crate::reactor::descriptor::Watched;
 use crate::reactor::events::Subscriptions;
 use crate::reactor::handle::Handle;
+use crate::reactor::kinds::Kinds;
 use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
 use crate::reactor::remote::Inbox;
@@ -85,6 +86,7 @@ pub(crate) struct Inner {
     pub(crate) loops: RefCell<Vec<Weak<Looping>>>,
     /// Events whose hooks may hold them alive.
     pub(crate) events: RefCell<Vec<Weak<dyn Subscriptions>>>,
+    pub(crate) kinds: RefCell<Kinds>,
     pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,
     pub(crate) shutdown: RefCell<Shutdown>,
     /// Connections and attempts: what `run_until_idle` waits for.

@@ -145,13 +145,26 @@ impl Inner {
         endpoint: &ListenEndpoint,
         factory: Box<dyn ErasedFactory>,
     ) -> io::Result<Port> {
-        self.listen_with(factory, |driver, token| match endpoint {
-            ListenEndpoint::Tcp(tcp) => Ok(driver.listen(token, tcp.spec())?.into()),
-            ListenEndpoint::Unix(unix) => {
+        match endpoint {
+            ListenEndpoint::Tcp(tcp) => {
+                self.listen_with(factory, |driver, token| Ok(driver.listen(token, tcp.spec())?.into()))
+            }
+            ListenEndpoint::Unix(unix) => self.listen_with(factory, |driver, token| {
                 driver.listen_unix(token, unix.spec())?;
                 Ok(unix.address().clone().into())
+            }),
+            ListenEndpoint::Added(arguments) => self.listen_added(arguments, factory),
+            #[cfg(unix)]
+            ListenEndpoint::Inherited(inherited) => self.listen_inherited(inherited, factory),
+            #[cfg(unix)]
+            ListenEndpoint::Activated(activated) => self.listen_activated(activated, factory),
+            #[cfg(unix)]
+            ListenEndpoint::Stdio => self.listen_stdio(factory),
+            #[cfg(not(unix))]
+            ListenEndpoint::Inherited(_) | ListenEndpoint::Activated(_) | ListenEndpoint::Stdio => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no descriptors to inherit"))
             }
-        })
+        }
     }
 
     /// Listens on what `open` opens.
@@ -247,6 +260,22 @@ impl Inner {
         result
     }
 
+    /// Has a port's factory build a protocol.
+    #[cfg(unix)]
+    pub(crate) fn build_for(
+        &self,
+        port: &Port,
+        address: Address,
+        local: Address,
+    ) -> Option<Box<dyn Protocol>> {
+        let listening = &port.listening;
+        let peer =
+            Peer { address, local, port: Some(listening.address.clone()), reactor: self.handle.clone() };
+        let built = self.with_factory(listening, |factory| factory.build(peer));
+        self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
+        built.flatten()
+    }
+
     /// A listener has brought a stream.
     pub(crate) fn accepted(&self, listener: Token, stream: NewStream) {
         let Some(listening) = self.listener(listener) else {
@@ -278,7 +307,7 @@ impl Inner {
         let built = self.with_factory(&listening, |factory| factory.build(peer));
         self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         match built {
-            Some(Some(protocol)) => self.establish(stream, protocol, local),
+            Some(Some(protocol)) => self.establish(stream, protocol, &local),
             Some(None) => {
                 Counters::bump(&self.counters.refused);
                 drop(stream);
@@ -289,7 +318,7 @@ impl Inner {
     }
 
     /// Makes a connection of an accepted stream.
-    fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, local: Address) {
+    fn establish(&self, stream: NewStream, protocol: Box<dyn Protocol>, local: &Address) {
         let peer = stream.peer.clone();
         let mut protocol = Some(protocol);
         let inserted = self.slots.borrow_mut().insert_with(|token| match protocol.take() {

@@ -28,6 +28,7 @@ pub(crate) mod handle;
 mod hooks;
 mod incoming;
 pub(crate) mod inner;
+pub(crate) mod kinds;
 pub(crate) mod listening;
 pub(crate) mod looping;
 mod names;
@@ -50,6 +51,7 @@ mod watchdog;
 use builder::{Config, ReactorBuilder};
 use handle::Handle;
 use inner::Inner;
+use kinds::Kinds;
 use remote::Inbox;
 use shutdown::{Shutdown, Stage};
 use stats::Counters;
@@ -131,6 +133,7 @@ impl Reactor {
             channels: RefCell::new(Slots::new()),
             loops: RefCell::new(Vec::new()),
             events: RefCell::new(Vec::new()),
+            kinds: RefCell::new(Kinds::default()),
             before_wait: RefCell::new(Vec::new()),
             shutdown: RefCell::new(Shutdown::new()),
             connections: Cell::new(0),

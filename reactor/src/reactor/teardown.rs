@@ -81,6 +81,8 @@ impl Inner {
         for events in self.events.take().iter().filter_map(Weak::upgrade) {
             events.end(self);
         }
+        let kinds = self.kinds.take();
+        self.discard(kinds);
         let hooks = self.before_wait.take();
         self.discard(hooks);
         self.drop_pending();

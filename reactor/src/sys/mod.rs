@@ -11,6 +11,8 @@ pub(crate) mod affinity;
 #[cfg(unix)]
 pub(crate) mod descriptor;
 #[cfg(unix)]
+pub(crate) mod inherited;
+#[cfg(unix)]
 pub(crate) mod signal;
 #[cfg(unix)]
 pub(crate) mod sigpipe;

@@ -96,7 +96,7 @@ impl Half {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.how == How::Socket {
-            return ops::receive_at_once(SockRef::from(&self.file), buffer);
+            return ops::receive_at_once(&SockRef::from(&self.file), buffer);
         }
         match (&self.file).read(buffer) {
             // A terminal whose other side has been closed.
@@ -109,7 +109,7 @@ impl Half {
 impl Sink for Half {
     fn send(&self, data: &[u8]) -> io::Result<usize> {
         if self.how == How::Socket {
-            return ops::send_at_once(SockRef::from(&self.file), data);
+            return ops::send_at_once(&SockRef::from(&self.file), data);
         }
         without_sigpipe(|| (&self.file).write(data))
     }
@@ -166,7 +166,7 @@ impl PollDriver {
         if pipe.is_always_readable() {
             self.always_ready.push(token);
         }
-        self.pipes.insert(token, pipe);
+        self.unix.pipes.insert(token, pipe);
         self.place_source(
             token,
             Source { kind: Kind::Pipe, registered: Some(Interest::NONE), ..Source::VACANT },
@@ -180,7 +180,7 @@ impl PollDriver {
         let Some(source) = self.source(token) else { return Ok(()) };
         let wanted = source.wanted;
         source.registered = Some(wanted);
-        let Some(pipe) = self.pipes.get_mut(&token) else { return Ok(()) };
+        let Some(pipe) = self.unix.pipes.get_mut(&token) else { return Ok(()) };
         if let Some(input) = &mut pipe.input {
             input.watch(&poller, true, wanted.reads())?;
         }
@@ -200,7 +200,7 @@ impl PollDriver {
         if wanted.reads() {
             self.turn = Some(Turn::Read(token, self.budgets.read));
         } else if (event.error() || event.hung_up())
-            && let Some(input) = self.pipes.get_mut(&token).and_then(|pipe| pipe.input.as_mut())
+            && let Some(input) = self.unix.pipes.get_mut(&token).and_then(|pipe| pipe.input.as_mut())
         {
             // The end waits until somebody wants to read again; watched on, it would be reported forever.
             input.forget(&self.waiter.poller);
@@ -216,7 +216,7 @@ impl PollDriver {
             return None;
         };
         let wanted = source.wanted;
-        let pipe = self.pipes.get_mut(&token)?;
+        let pipe = self.unix.pipes.get_mut(&token)?;
         let output = pipe.output.as_mut()?;
         if event.error() || event.hung_up() {
             // Nobody reads it any more.
@@ -231,7 +231,7 @@ impl PollDriver {
 
     pub(super) fn read_pipe(&mut self, token: Token, budget: usize, scratch: &mut [u8]) -> ReadOutcome {
         let limit = budget.min(scratch.len());
-        let input = self.pipes.get(&token).and_then(|pipe| pipe.input.as_ref());
+        let input = self.unix.pipes.get(&token).and_then(|pipe| pipe.input.as_ref());
         let Some(input) = input else { return Err((token, io::ErrorKind::WouldBlock.into())) };
         let is_polled = input.how != How::AlwaysReady;
         let result = input.receive(&mut scratch[..limit]);
@@ -255,14 +255,14 @@ impl PollDriver {
         outbox: &mut Outbox,
         pool: &Pool,
     ) -> io::Result<Sent> {
-        let output = self.pipes.get(&token).and_then(|pipe| pipe.output.as_ref());
+        let output = self.unix.pipes.get(&token).and_then(|pipe| pipe.output.as_ref());
         let output = output.ok_or(io::ErrorKind::NotConnected)?;
         send_backlog(output, outbox, pool, self.budgets.write, &mut self.stats)
     }
 
     /// Closes the output.
     pub(super) fn finish_pipe(&mut self, token: Token) -> io::Result<()> {
-        let pipe = self.pipes.get_mut(&token).ok_or(io::ErrorKind::NotConnected)?;
+        let pipe = self.unix.pipes.get_mut(&token).ok_or(io::ErrorKind::NotConnected)?;
         if let Some(mut output) = pipe.output.take() {
             output.forget(&self.waiter.poller);
             if output.how == How::Socket {
@@ -273,7 +273,7 @@ impl PollDriver {
     }
 
     pub(super) fn close_pipe(&mut self, token: Token) {
-        if let Some(mut pipe) = self.pipes.remove(&token) {
+        if let Some(mut pipe) = self.unix.pipes.remove(&token) {
             let poller = &self.waiter.poller;
             pipe.halves().for_each(|half| half.forget(poller));
         }

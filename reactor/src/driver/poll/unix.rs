@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use super::super::options::{UnixConnectSpec, UnixListenSpec};
 use super::super::unix::{self, SocketFile};
+use super::pipe::Pipe;
 use super::{Interest, Kind, PollDriver};
 use crate::core::credentials::Credentials;
 use crate::core::slots::Token;
@@ -13,6 +14,8 @@ use crate::core::slots::Token;
 /// What most programs need none of.
 #[derive(Default)]
 pub(super) struct UnixTables {
+    /// Streams that are no sockets.
+    pub(super) pipes: HashMap<Token, Pipe>,
     /// The files of listening sockets, to be removed with them.
     files: HashMap<Token, SocketFile>,
     /// Listeners and attempts whose streams take descriptors.
