@@ -1,6 +1,8 @@
-//! What the example programs share: their arguments and their logging.
+//! What the example programs share: their arguments, their logging, and the guest of those that embed a reactor.
 
 use std::process::exit;
+
+pub mod guest;
 
 /// Reads the program's positional arguments; each has a name and perhaps a default. `--help` explains them and
 /// ends the program, as does a wrong number of arguments.

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use twistor::{Connection, Reason};
+use twistor::{Connection, Reason, Transport};
 use twistor_tests::{Event, Log, PATIENCE, Script, World, in_child, kernel_contract, pattern, process};
 
 /// A file of its own for one test.
@@ -44,7 +44,7 @@ kernel_contract! {
         let world = World::new(driver);
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let log = Log::new();
-        let echo = Script::new(&log).on_data(|transport, data| transport.write(data));
+        let echo = Script::new(&log).on_data(Transport::write);
         let connection = world.reactor.adopt_connection(ours, echo).expect("a connection");
         assert_eq!(log.events(), [], "no hook is called inside the call");
         write_all(&theirs, b"hello");
@@ -187,7 +187,7 @@ kernel_contract! {
         let world = World::new(driver);
         let (reader, writer) = pipe().expect("a pipe");
         let log = Log::new();
-        let paused = Script::new(&log).on_made(twistor::Transport::pause_reading);
+        let paused = Script::new(&log).on_made(Transport::pause_reading);
         let stream = world.reactor.adopt_pipe(Some(reader.into()), None, paused).expect("a stream");
         write_all(&writer, b"early");
         drop(writer);
@@ -267,7 +267,7 @@ kernel_contract! {
         let (mut their_reader, writer) = pipe().expect("a pipe");
         let log = Log::new();
         let echo = Script::new(&log)
-            .on_data(|transport, data| transport.write(data))
+            .on_data(Transport::write)
             .on_eof(|transport| {
                 transport.write(b"!");
                 twistor::Eof::Close
@@ -376,7 +376,7 @@ kernel_contract! {
         let world = World::new(driver);
         let (master, slave) = a_terminal();
         let log = Log::new();
-        let echo = Script::new(&log).on_data(|transport, data| transport.write(data));
+        let echo = Script::new(&log).on_data(Transport::write);
         let input = slave.try_clone().expect("a clone");
         world.reactor.adopt_pipe(Some(input), Some(slave), echo).expect("a stream");
         let mut user = File::from(master);

@@ -213,6 +213,103 @@ kernel_contract! {
         assert_eq!(*next.borrow(), [EACH; THREADS]);
     }
 
+    // Line 66. A million of them.
+    fn calls_and_values_of_eight_threads_are_all_heard_in_order_and_wake_once_per_sleep(driver) {
+        const EACH: u32 = 125_000;
+        const THREADS: usize = 8;
+        thread_local! {
+            /// The next number of each thread.
+            static NEXT: Cell<[u32; THREADS]> = const { Cell::new([0; THREADS]) };
+        }
+        fn heard(handle: &Handle, from: usize, n: u32) {
+            let mut next = NEXT.get();
+            assert_eq!(next[from], n, "thread {from}");
+            next[from] += 1;
+            NEXT.set(next);
+            if next == [EACH; THREADS] {
+                handle.stop();
+            }
+        }
+        NEXT.set([0; THREADS]);
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&wakes);
+        let world = World::with(driver, |builder| {
+            // Both limits are met, and got over by trying again.
+            builder.inbox_limit(2000).wake_hook(move || { count.fetch_add(1, Ordering::SeqCst); })
+        });
+        let sender = world.reactor.channel(500, |handle, (from, n)| heard(handle, from, n)).expect("a channel");
+        world.reactor.call_later(3 * PATIENCE, |handle| {
+            eprintln!("only {:?} came", NEXT.get());
+            handle.stop();
+        });
+        let (wakes_before, passes_before) = (wakes.load(Ordering::SeqCst), world.reactor.stats().passes);
+        let threads: Vec<_> = (0..THREADS)
+            .map(|from| {
+                let (sender, remote) = (sender.clone(), world.reactor.remote());
+                thread::spawn(move || {
+                    let mut refusals = 0_u32;
+                    for n in 0..EACH {
+                        while if n % 2 == 0 {
+                            match remote.call(move |handle| heard(handle, from, n)) {
+                                Ok(()) => false,
+                                Err(error) => error.is_full() || panic!("thread {from}: {error}"),
+                            }
+                        } else {
+                            match sender.send((from, n)) {
+                                Ok(()) => false,
+                                Err(error) => error.is_full() || panic!("thread {from}: {error}"),
+                            }
+                        } {
+                            refusals += 1;
+                            thread::yield_now();
+                        }
+                    }
+                    refusals
+                })
+            })
+            .collect();
+        let began = Instant::now();
+        world.reactor.run().expect("a run");
+        let took = began.elapsed();
+        let refusals: u32 = threads.into_iter().map(|thread| thread.join().expect("a sender ends")).sum();
+        assert_eq!(NEXT.get(), [EACH; THREADS]);
+        assert_eq!(world.reactor.stats().panics, 0);
+        let wakes = wakes.load(Ordering::SeqCst) - wakes_before;
+        let passes = world.reactor.stats().passes - passes_before;
+        println!("{wakes} wake-ups in {passes} passes, {refusals} refusals, {took:?}");
+        // A pass sleeps once at most. The end of a run may tell the host once more.
+        assert!(wakes as u64 <= passes + 1, "{wakes} wake-ups in {passes} passes");
+    }
+
+    // Line 66.
+    fn eight_threads_wake_a_sleeping_loop_once(driver) {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&wakes);
+        let world = World::with(driver, |builder| {
+            builder.wake_hook(move || { count.fetch_add(1, Ordering::SeqCst); })
+        });
+        world.turns(2);
+        let sender = world.reactor.channel(10_000, |_, ()| {}).expect("a channel");
+        for _ in 0..20 {
+            world.turns(2);
+            let (before, calls) = (wakes.load(Ordering::SeqCst), world.reactor.stats().calls);
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    let (sender, remote) = (sender.clone(), world.reactor.remote());
+                    scope.spawn(move || {
+                        for _ in 0..100 {
+                            remote.call(|_| {}).expect("room");
+                            sender.send(()).expect("room");
+                        }
+                    });
+                }
+            });
+            assert_eq!(wakes.load(Ordering::SeqCst), before + 1);
+            world.turns(1);
+            assert_eq!(world.reactor.stats().calls, calls + 1600, "one pass hears them all");
+        }
+    }
+
     // Line 66.
     fn a_batch_wakes_the_loop_once(driver) {
         let wakes = Arc::new(AtomicUsize::new(0));

@@ -69,7 +69,7 @@ fn refused(world: &World, endpoint: UnixConnect) -> ConnectError {
 
 fn echo(log: &Log) -> impl FnMut(twistor::Peer) -> Script + use<> {
     let log = log.clone();
-    move |_| Script::new(&log).on_data(|transport, data| transport.write(data))
+    move |_| Script::new(&log).on_data(Transport::write)
 }
 
 /// A protocol that keeps the descriptors that it is given, and writes down in which order things came.

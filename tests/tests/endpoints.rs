@@ -15,7 +15,7 @@ use twistor_tests::{Event, Log, PATIENCE, Script, World, contract, kernel_contra
 
 fn echo(log: &Log) -> impl FnMut(twistor::Peer) -> Script + use<> {
     let log = log.clone();
-    move |_| Script::new(&log).on_data(|transport, data| transport.write(data))
+    move |_| Script::new(&log).on_data(Transport::write)
 }
 
 /// Has the command inherit a descriptor as number 3, as a service manager would pass it.
@@ -230,7 +230,7 @@ kernel_contract! {
         if let Some(endpoint) = process::role() {
             let world = World::new(driver);
             let log = Log::new();
-            let script = Script::new(&log).on_data(|transport, data| transport.write(data));
+            let script = Script::new(&log).on_data(Transport::write);
             let failed = Rc::new(Cell::new(false));
             let flag = Rc::clone(&failed);
             world.reactor.connect_protocol(endpoint, script).on_done(move |_, outcome| {

@@ -1,12 +1,14 @@
 //! Several reactors that serve together.
 
+use std::cell::Cell;
 use std::io::{Error, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use twistor::{PanicPolicy, Protocol, Reactor, Reactors, Transport};
+use twistor::{Handle, PanicPolicy, Protocol, Reactor, Reactors, Sender, Transport};
 
 struct Echo;
 
@@ -89,7 +91,7 @@ fn when_one_stops_all_stop_and_when_one_panics_too() {
         .count(3)
         .start(|reactor, number| {
             if number == 1 {
-                reactor.call_later(Duration::from_millis(10), twistor::Handle::stop);
+                reactor.call_later(Duration::from_millis(10), Handle::stop);
             }
             Ok(())
         })
@@ -130,4 +132,38 @@ fn each_can_be_asked_from_outside_until_it_has_ended() {
     reactors.stop();
     reactors.join().expect("all end in good order");
     assert!(remotes.iter().all(|remote| !remote.is_alive()));
+}
+
+#[test]
+fn they_talk_to_each_other_through_channels() {
+    const COUNT: usize = 3;
+    const LAST: usize = 3000;
+    let senders: Arc<Mutex<[Option<Sender<usize>>; COUNT]>> = Arc::default();
+    let all = Arc::clone(&senders);
+    let reactors = Reactors::builder()
+        .count(COUNT)
+        .start(move |reactor, number| {
+            let others = Arc::clone(&all);
+            // State of this reactor alone: not `Send`, and without a lock.
+            let heard = Rc::new(Cell::new(0));
+            let receive = move |handle: &Handle, n: usize| {
+                assert_eq!(n, heard.get() * COUNT + number, "in order, and nobody else's");
+                heard.set(heard.get() + 1);
+                if n == LAST {
+                    handle.stop();
+                } else if let Some(next) = &others.lock().expect("not poisoned")[(number + 1) % COUNT] {
+                    next.send(n + 1).expect("room for one");
+                }
+            };
+            all.lock().expect("not poisoned")[number] = Some(reactor.channel(1, receive)?);
+            Ok(())
+        })
+        .expect("reactors");
+    let first = senders.lock().expect("not poisoned")[0].clone();
+    first.expect("a channel").send(0).expect("room for one");
+    let remotes = reactors.remotes();
+    reactors.join().expect("all end in good order");
+    assert!(remotes.iter().all(|remote| !remote.is_alive()));
+    let mut last = senders.lock().expect("not poisoned");
+    assert!(last.iter_mut().all(|sender| sender.take().is_some_and(|sender| sender.send(0).is_err())));
 }

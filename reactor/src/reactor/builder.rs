@@ -16,7 +16,7 @@ use crate::net::connection::Linger;
 use crate::reactor::Reactor;
 use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
-use crate::reactor::names::Resolver;
+use crate::reactor::names::{NameConfig, Source};
 
 /// What happens to a panic in a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) unread_limit: usize,
     pub(crate) pending_connects: usize,
     pub(crate) threads: Option<usize>,
-    pub(crate) resolver: Option<Resolver>,
+    pub(crate) names: NameConfig,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     #[cfg(feature = "testing")]
     injection: Option<Injection>,
@@ -74,7 +74,7 @@ impl Default for Config {
             unread_limit: 1 << 20,
             pending_connects: 4096,
             threads: None,
-            resolver: None,
+            names: NameConfig::default(),
             wake_hook: None,
             #[cfg(feature = "testing")]
             injection: None,
@@ -215,8 +215,12 @@ impl ReactorBuilder {
         self
     }
 
-    /// What finds the addresses of a host by its name, best first. By default the system's resolver does, on four threads
-    /// of its own; in a simulation the names are those of its hosts.
+    /// What finds the addresses of a host by its name, best first. By default the system's resolver does, on
+    /// [threads](Self::resolver_threads) of its own; in a simulation the names are those of its hosts.
+    ///
+    /// The loop calls it, so that it must not block; for one that does there is
+    /// [`blocking_resolver`](Self::blocking_resolver). What it answers is [kept](Self::name_cache) for a while. It is
+    /// asked with lower-case letters, and once for all who want to know the same at the same time.
     ///
     /// ```
     /// use std::net::{IpAddr, Ipv4Addr};
@@ -238,7 +242,69 @@ impl ReactorBuilder {
         mut self,
         resolver: impl Fn(&Handle, &str) -> Deferred<Vec<IpAddr>, io::Error> + Send + Sync + 'static,
     ) -> Self {
-        self.config.resolver = Some(Arc::new(resolver));
+        self.config.names.source = Source::Loop(Arc::new(resolver));
+        self
+    }
+
+    /// What finds the addresses of a host by its name, as [`resolver`](Self::resolver), and may block: it is called on
+    /// the [threads](Self::resolver_threads) for that. In a simulation the loop itself calls it.
+    ///
+    /// A call that is stuck when the reactor is dropped is left alone: its thread, with this closure, ends when the
+    /// call returns. So it is with the system's resolver.
+    ///
+    /// ```
+    /// use std::net::ToSocketAddrs;
+    /// use twistor::Reactor;
+    ///
+    /// // The system's, with a name of our own beside those that it knows.
+    /// let reactor = Reactor::builder()
+    ///     .blocking_resolver(|name| {
+    ///         let name = if name == "database" { "db1.example.org" } else { name };
+    ///         Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn blocking_resolver(
+        mut self,
+        resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.names.source = Source::Blocking(Arc::new(resolver));
+        self
+    }
+
+    /// Threads for resolvers that block, at most; they start on demand, and are apart from those of
+    /// [`defer_to_thread`](crate::Handle::defer_to_thread). A name whose search is stuck holds one of them, however
+    /// often it is asked for; when all are held, other names wait. Default 16.
+    pub fn resolver_threads(mut self, threads: usize) -> Self {
+        self.config.names.threads = threads;
+        self
+    }
+
+    /// Names whose addresses are kept, so that they need not be looked up each time; 0 turns that off. When there are
+    /// more, the one that was not used for longest goes. Default 1024.
+    ///
+    /// An attempt that reaches none of the addresses of a name has that name looked up anew the next time.
+    pub fn name_cache(mut self, names: usize) -> Self {
+        self.config.names.cached = names;
+        self
+    }
+
+    /// How long addresses are kept, and how long it is kept that a name has none. Resolvers do not tell; the default is
+    /// 60 s and 1 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use twistor::Reactor;
+    ///
+    /// let reactor = Reactor::builder()
+    ///     .name_cache_times(Duration::from_secs(10), Duration::ZERO)
+    ///     .build()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn name_cache_times(mut self, known: Duration, unknown: Duration) -> Self {
+        self.config.names.known_for = known;
+        self.config.names.unknown_for = unknown;
         self
     }
 
@@ -316,6 +382,7 @@ impl ReactorBuilder {
             ("inbox_limit", config.inbox_limit),
             ("pending_connects", config.pending_connects),
             ("threads", config.threads.unwrap_or(1)),
+            ("resolver_threads", config.names.threads),
             ("watermarks high", config.output.high),
         ];
         for (name, value) in at_least_one {

@@ -58,6 +58,8 @@ pub(crate) struct Attempt {
     time_limit: Option<TimerId>,
     /// When the next address is tried.
     next_address: Option<TimerId>,
+    /// The name whose addresses these are, once they were found.
+    name: Option<Box<str>>,
     /// Ends the search for the addresses.
     lookup: Option<Canceller>,
 }
@@ -170,6 +172,7 @@ impl Inner {
             finish,
             time_limit: None,
             next_address: None,
+            name: None,
             lookup: None,
         };
         let id = self.attempts.borrow_mut().insert(attempt)?;
@@ -242,15 +245,16 @@ impl Inner {
         let lookup = self.resolve(name);
         let canceller = lookup.canceller();
         self.with_attempt(id, |attempt| attempt.lookup = Some(canceller));
+        let name = name.into();
         lookup.on_done(move |handle, outcome| {
             if let Some(inner) = handle.inner() {
-                inner.looked_up(id, port, outcome);
+                inner.looked_up(id, name, port, outcome);
             }
         });
     }
 
     /// The addresses of the host are known, or nobody knows any.
-    fn looked_up(&self, id: AttemptId, port: u16, outcome: io::Result<Vec<IpAddr>>) {
+    fn looked_up(&self, id: AttemptId, name: Box<str>, port: u16, outcome: io::Result<Vec<IpAddr>>) {
         let known = self.with_attempt(id, |attempt| {
             attempt.lookup = None;
             let addresses = match outcome {
@@ -261,6 +265,7 @@ impl Inner {
             };
             match addresses {
                 Ok(addresses) => {
+                    attempt.name = Some(name);
                     let local = match &attempt.spec {
                         Spec::Tcp(spec) => spec.local_address,
                         Spec::Unix(_) => None,
@@ -394,6 +399,11 @@ impl Inner {
     fn report_failure(&self, mut attempt: Attempt, error: Option<ConnectError>) {
         let failures = std::mem::take(&mut attempt.failures);
         let error = error.unwrap_or_else(|| ConnectError::of_all(&attempt.target, failures));
+        let unreached = !matches!(error.kind(), ConnectErrorKind::Cancelled | ConnectErrorKind::Declined);
+        if let Some(name) = attempt.name.take().filter(|_| unreached) {
+            // The host may have moved: the next attempt asks anew.
+            self.forget_name(&name);
+        }
         log::debug!("{error}");
         if let Some(factory) = attempt.factory {
             self.end_factory(factory, attempt.factory_started);

@@ -423,6 +423,8 @@ impl Inner {
             timer_calls: counters.timer_calls.get(),
             calls: counters.calls.get(),
             slow_hooks: counters.slow_hooks.get(),
+            name_queries: counters.name_queries.get(),
+            name_hits: counters.name_hits.get(),
             connections: self.connections.get() - self.attempts.borrow().len(),
             attempts: self.attempts.borrow().len(),
             timers: self.timers.borrow().len(),

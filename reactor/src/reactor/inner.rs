@@ -27,6 +27,7 @@ use crate::reactor::handle::Handle;
 use crate::reactor::kinds::Kinds;
 use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
+use crate::reactor::names::Names;
 use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::signals::Signals;
@@ -98,8 +99,8 @@ pub(crate) struct Inner {
     /// Jobs on other threads whose results are awaited: what resolves each, with the type that it has.
     pub(crate) jobs: RefCell<Slots<Box<dyn Any>>>,
     pub(crate) thread_pool: OnceCell<ThreadPool>,
-    /// For the system's resolver alone.
-    pub(crate) resolver_pool: OnceCell<ThreadPool>,
+    /// Look-ups of names that are under way, and their answers.
+    pub(crate) names: RefCell<Names>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
     /// A panic on its way out of `run`.

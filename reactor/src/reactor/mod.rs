@@ -52,6 +52,7 @@ use builder::{Config, ReactorBuilder};
 use handle::Handle;
 use inner::Inner;
 use kinds::Kinds;
+use names::Names;
 use remote::Inbox;
 use shutdown::{Shutdown, Stage};
 use stats::Counters;
@@ -60,7 +61,8 @@ use watchdog::Watchdog;
 /// The reactor: owns the poller, the timers, the callback queue and every connection, and calls your hooks.
 ///
 /// It derefs to [`Handle`], which has everything but running. Dropping it ends everything at once: no hook is
-/// called any more, every user value is dropped, every descriptor closed.
+/// called any more, every user value is dropped, every descriptor closed, every thread has ended. The one exception is a
+/// resolver that is [stuck](ReactorBuilder::blocking_resolver): its thread ends when it comes back.
 ///
 /// ```no_run
 /// use twistor::{Protocol, Reactor, Transport};
@@ -138,7 +140,7 @@ impl Reactor {
             shutdown: RefCell::new(Shutdown::new()),
             connections: Cell::new(0),
             attempts: RefCell::new(Slots::new()),
-            resolver_pool: OnceCell::new(),
+            names: RefCell::new(Names::new(config.names.cached)),
             referenced_ports: Cell::new(0),
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),
@@ -165,7 +167,7 @@ impl Reactor {
     }
 
     /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no attempt,
-    /// no port, no timer, no callback, no job on another thread, no watched descriptor; hooks of signals do not
+    /// no port, no timer, no callback, no job on another thread, no look-up of a name, no watched descriptor; hooks of signals do not
     /// count. Ports and timers can be excluded with their `unref`.
     ///
     /// # Errors
@@ -178,6 +180,7 @@ impl Reactor {
                 || inner.referenced_ports.get() > 0
                 || inner.timers.borrow().referenced() > 0
                 || !inner.jobs.borrow().is_empty()
+                || inner.names.borrow().are_waited_for()
                 || inner.stage() != Stage::Running
         })
     }

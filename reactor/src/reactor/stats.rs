@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) timer_calls: Cell<u64>,
     pub(crate) calls: Cell<u64>,
     pub(crate) slow_hooks: Cell<u64>,
+    pub(crate) name_queries: Cell<u64>,
+    pub(crate) name_hits: Cell<u64>,
 }
 
 impl Counters {
@@ -75,6 +77,10 @@ pub struct Stats {
     pub calls: u64,
     /// Times that hooks held the loop longer than the threshold.
     pub slow_hooks: u64,
+    /// Names that a resolver was asked for.
+    pub name_queries: u64,
+    /// Names whose addresses were known already.
+    pub name_hits: u64,
     /// Connections that are open now.
     pub connections: usize,
     /// Attempts to connect that are under way now.
@@ -111,6 +117,8 @@ impl Stats {
         self.timer_calls += other.timer_calls;
         self.calls += other.calls;
         self.slow_hooks += other.slow_hooks;
+        self.name_queries += other.name_queries;
+        self.name_hits += other.name_hits;
         self.connections += other.connections;
         self.attempts += other.attempts;
         self.timers += other.timers;

@@ -78,6 +78,8 @@ impl Inner {
             let job = self.jobs.borrow_mut().remove(token);
             self.discard(job);
         }
+        let queries = self.names.borrow_mut().take_queries();
+        self.discard(queries);
         for events in self.events.take().iter().filter_map(Weak::upgrade) {
             events.end(self);
         }

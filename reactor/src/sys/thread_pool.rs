@@ -16,6 +16,9 @@ const QUEUE_LIMIT: usize = 1024;
 /// The fewest and the most threads of a pool whose size nobody chose.
 const USUAL_SIZE: (usize, usize) = (4, 32);
 
+/// How long the end of a pool that leaves stuck threads behind waits for them.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Names one job of a pool.
 pub(crate) type JobId = u64;
 
@@ -58,8 +61,20 @@ struct Shared {
     state: Mutex<State>,
     /// Rung when a job has come, or the end.
     bell: Condvar,
+    /// Rung when a thread ends.
+    ended: Condvar,
     size: usize,
     queue_limit: usize,
+    end: End,
+}
+
+/// What the end of a pool does about jobs that have begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Waits for them.
+    Join,
+    /// Waits for them a moment, then leaves their threads to themselves: nothing can hurry them.
+    Leave,
 }
 
 struct State {
@@ -96,6 +111,16 @@ impl ThreadPool {
     /// A pool of at most so many threads (at least one), where so many jobs may wait for one to be free.
     #[must_use]
     pub fn with_queue(threads: usize, waiting_jobs: usize) -> Self {
+        Self::ending(threads, waiting_jobs, End::Join)
+    }
+
+    /// A pool for calls that may be stuck for long and cannot be hurried. When the last clone is dropped, threads that
+    /// do not come back within a moment are left to end by themselves.
+    pub(crate) fn leaving_stuck_threads(threads: usize) -> Self {
+        Self::ending(threads, QUEUE_LIMIT, End::Leave)
+    }
+
+    fn ending(threads: usize, waiting_jobs: usize, end: End) -> Self {
         let state = State {
             jobs: VecDeque::new(),
             next_id: 0,
@@ -107,8 +132,10 @@ impl ThreadPool {
         let shared = Shared {
             state: Mutex::new(state),
             bell: Condvar::new(),
+            ended: Condvar::new(),
             size: threads.max(1),
             queue_limit: waiting_jobs,
+            end,
         };
         Self { owner: Arc::new(Owner { shared: Arc::new(shared) }) }
     }
@@ -204,6 +231,7 @@ struct Running<'s>(&'s Shared);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.lock().running -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -220,6 +248,14 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No user code runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no thread runs any more, soon enough.
+    fn all_end_within(&self, grace: Duration) -> bool {
+        let state = self.lock();
+        let waited = self.ended.wait_timeout_while(state, grace, |state| state.running > 0);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.running == 0
     }
 
     /// The life of a thread.
@@ -266,6 +302,10 @@ impl Drop for Owner {
         self.shared.bell.notify_all();
         for (_, job) in jobs {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
+        }
+        if self.shared.end == End::Leave && !self.shared.all_end_within(GRACE) {
+            log::warn!("a thread of a pool is stuck; it is left to end by itself");
+            return;
         }
         for thread in threads {
             // The last clone may have been in a job: its thread cannot wait for itself.

@@ -250,6 +250,17 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         let endpoint = format!("tcp:localhost:{}", stage.address().port());
         stage.handle.connect(endpoint, Watched::new()).on_done(move |_, _| drop(value));
     }),
+    ("Handle::resolve", |stage| {
+        if !stage.is_simulated() {
+            return;
+        }
+        for name in ["localhost", "LOCALHOST", "127.0.0.1", "nobody"] {
+            let value = Value::new();
+            stage.handle.resolve(name).on_done(move |_, _| drop(value));
+        }
+        let cancelled = stage.handle.resolve("localhost");
+        assert!(!cancelled.cancel() || !cancelled.cancel());
+    }),
     ("Handle::defer_to_thread", |stage| {
         if !stage.is_simulated() {
             return;
