@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! [`KeyDecoder`] is for terminals: it makes keys, clicks and pasted texts of what one in raw mode sends.
+//!
 //! # Between two frames
 //!
 //! One chunk of bytes may hold many frames, and a hook may change its mind in the middle of them. Whatever a hook
@@ -42,9 +44,11 @@
 mod buffer;
 mod codec;
 mod framed;
+mod keys;
 mod line;
 
 pub use buffer::{FrameBuffer, FrameError};
 pub use codec::{Codec, Decoded, Output};
 pub use framed::{FrameHandler, Framed, FramedProtocol};
+pub use keys::{Key, KeyCode, KeyDecoder, Modifiers, Mouse, MouseAction, MouseButton, TerminalInput};
 pub use line::{LineCodec, LineFrame, LineProtocol, LineReceiver, LineTooLong, Lines};

@@ -77,6 +77,7 @@ pub use net::reason::Reason;
 pub use net::timeouts::{Timeout, Timeouts};
 pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, SharedFactory};
 pub use reactor::Reactor;
+pub use reactor::async_file::AsyncFile;
 pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
 pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
@@ -101,5 +102,7 @@ pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
 pub use service::reactors::{Reactors, ReactorsBuilder};
 pub use service::reconnecting::{Backoff, ReconnectingClient, ReconnectingClientBuilder};
+#[cfg(unix)]
+pub use sys::terminal::{MouseReports, RawMode, RawModeBuilder, WindowSize};
 pub use sys::thread_pool::ThreadPool;
 pub use try_protocol::{Fallible, TryProtocol};

@@ -24,6 +24,7 @@ pages! {
     timers: "docs/src/guide/timers.md",
     shared_state: "docs/src/guide/shared-state.md",
     threads: "docs/src/guide/threads.md",
+    files: "docs/src/guide/files.md",
     other_events: "docs/src/guide/other-events.md",
     limits: "docs/src/guide/limits.md",
     stopping: "docs/src/guide/stopping.md",

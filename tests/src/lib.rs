@@ -28,6 +28,7 @@ mod descriptor;
 mod guide;
 mod machine;
 pub mod process;
+pub mod pty;
 
 /// The drivers that the contract is tested on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -842,6 +842,191 @@ mod hosts {
     }
 }
 
+mod file_and_network {
+    use super::*;
+
+    /// A file that is removed when the test is over.
+    struct Large(PathBuf);
+
+    impl Large {
+        fn new(name: &str, size: u64) -> Self {
+            let path = std::env::temp_dir().join(format!("twistor-{name}-{}", std::process::id()));
+            File::create(&path).and_then(|file| file.set_len(size)).expect("a file");
+            Self(path)
+        }
+    }
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn server() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address)
+    }
+
+    #[test]
+    fn reads_its_file_while_a_server_does_not_answer_and_is_served_while_it_reads() {
+        let file = Large::new("slow-server", 8 << 20);
+        let (listener, address) = server();
+        let path = file.0.to_str().expect("a path").to_owned();
+        let mut program = Program::start("file_and_network", &[path, format!("tcp:{address}")]);
+        let mut peer = Client::new(listener.accept().expect("it connects").0);
+        assert_eq!(peer.lines.next().as_deref(), Some("request 1"));
+        // Nobody has answered, and all of the file comes.
+        program.output.until("file: 50 % read");
+        assert_eq!(program.output.until("bytes read"), format!("file: all {} bytes read", 8 << 20));
+        for request in 1..=10 {
+            if request > 1 {
+                assert_eq!(peer.lines.next(), Some(format!("request {request}")));
+            }
+            peer.say(format!("answer to {request}"));
+            assert_eq!(
+                program.output.next(),
+                Some(format!("network: answer {request}: answer to {request}"))
+            );
+        }
+        peer.stream.shutdown(Shutdown::Write).expect("an end");
+        assert_eq!(program.output.rest(), ["network: connection lost: closed"]);
+        assert!(program.wait().success());
+        assert_eq!(program.errors.rest(), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_stuck_does_not_hold_the_network_up() {
+        let path = std::env::temp_dir().join(format!("twistor-fifo-{}", std::process::id()));
+        let fifo = Large(path);
+        assert!(Command::new("mkfifo").arg(&fifo.0).status().expect("mkfifo").success());
+        let (listener, address) = server();
+        let path = fifo.0.to_str().expect("a path").to_owned();
+        let mut program = Program::start("file_and_network", &[path, format!("tcp:{address}")]);
+        let mut peer = Client::new(listener.accept().expect("it connects").0);
+        for request in 1..=10 {
+            assert_eq!(peer.lines.next(), Some(format!("request {request}")));
+            peer.say("yes");
+            assert_eq!(program.output.next(), Some(format!("network: answer {request}: yes")));
+        }
+        peer.stream.shutdown(Shutdown::Write).expect("an end");
+        assert_eq!(program.output.next().as_deref(), Some("network: connection lost: closed"));
+        // Now somebody writes; a FIFO has no length, and cannot be read at a place.
+        drop(std::fs::OpenOptions::new().write(true).open(&fifo.0).expect("it is being opened"));
+        let error = program.errors.until("cannot read");
+        assert!(error.contains("twistor-fifo-"), "{error}");
+        program.wait();
+    }
+
+    #[test]
+    fn shows_both_with_what_it_makes_itself() {
+        let mut program = Program::start("file_and_network", &[""; 0]);
+        let lines = program.output.rest();
+        assert!(program.wait().success());
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("network: answer ")).count(),
+            10,
+            "{lines:#?}"
+        );
+        assert!(lines.iter().any(|line| line.starts_with("file: all 67108864 bytes")), "{lines:#?}");
+        assert_eq!(program.errors.rest(), [""; 0]);
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let (listener, address) = server();
+        drop(listener);
+        let mut program = Program::start("file_and_network", &["/no/such/file", &format!("tcp:{address}")]);
+        let errors = program.errors.rest();
+        assert!(errors.iter().any(|line| line.contains("cannot open \"/no/such/file\"")), "{errors:#?}");
+        assert!(errors.iter().any(|line| line.contains("refused")), "{errors:#?}");
+        program.wait();
+    }
+}
+
+mod event_handlers {
+    use super::*;
+    use twistor_tests::pty::{Modes, Pty, Running, Session};
+
+    fn start(pty: &mut Pty) -> Running {
+        let mut command = Command::new(example("event_handlers"));
+        command.env_remove("RUST_LOG");
+        let running = pty.start(command, Session::Own, |_| {});
+        pty.until("\x1b[?2004h\x1b[?1000h\x1b[?1006h");
+        pty.until("q ends it\r\n");
+        running
+    }
+
+    #[test]
+    fn hears_of_keys_and_clicks_in_a_terminal_and_leaves_it_as_it_was() {
+        let mut pty = Pty::new();
+        let before = pty.modes();
+        let mut program = start(&mut pty);
+        pty.until_modes("raw mode", Modes::are_raw);
+        let mut expect = |typed: &[u8], shown: &[&str]| {
+            pty.press(typed);
+            for line in shown {
+                assert_eq!(pty.until("\r\n"), format!("{line}\r\n"));
+            }
+        };
+        expect(b"a", &["key: a"]);
+        expect(b"\x01", &["key: Ctrl-a"]);
+        expect("é".as_bytes(), &["key: é"]);
+        expect(b"\x1bx", &["key: Alt-x"]);
+        expect(b"\x1b[A\x1b[1;5C\x1bOP", &["key: Up", "key: Ctrl-Right", "key: F1"]);
+        expect(b"\x1b[<0;12;5M\x1b[<0;12;5m", &["click: Left at 12, 5", "released: Left at 12, 5"]);
+        expect(b"\x1b[<18;1;2M\x1b[<64;3;4M", &["click: Ctrl-Right at 1, 2", "mouse: ScrollUp at 3, 4"]);
+        expect(b"\x1b[200~q\x1b[201~", &["pasted: \"q\""]);
+        // Nothing follows.
+        expect(b"\x1b", &["key: Esc"]);
+        expect(b"\r\t\x7f", &["key: Enter", "key: Tab", "key: Backspace"]);
+        expect(b"q", &["key: q", "bye"]);
+        assert!(program.wait().success());
+        assert_eq!(pty.modes(), before);
+        assert_eq!(pty.rest(), "\x1b[?1006l\x1b[?1000l\x1b[?2004l");
+    }
+
+    #[test]
+    fn leaves_the_terminal_as_it_was_when_it_is_interrupted_or_ended() {
+        for key in [Some(b"\x03"), None] {
+            let mut pty = Pty::new();
+            let before = pty.modes();
+            let mut program = start(&mut pty);
+            match key {
+                Some(key) => pty.press(key),
+                None => program.signal(libc::SIGTERM),
+            }
+            program.wait();
+            assert_eq!(pty.modes(), before);
+            pty.until("\x1b[?1006l\x1b[?1000l\x1b[?2004l");
+        }
+    }
+
+    #[test]
+    fn reads_a_pipe_and_a_file() {
+        let (input, mut typing) = pipe().expect("a pipe");
+        let mut program = Program::start_reading("event_handlers", &[""; 0], input);
+        program.output.until("q ends it");
+        typing.write_all(b"a\x1b[").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("key: a"));
+        // Time tells that this is no more than it is.
+        assert_eq!(program.output.next().as_deref(), Some("key: Alt-["));
+        typing.write_all(b"\x1b[<2;7;3Mqxyz").expect("it reads");
+        assert_eq!(program.output.next().as_deref(), Some("click: Right at 7, 3"));
+        program.output.until("bye");
+        assert!(program.wait().success());
+
+        let path = std::env::temp_dir().join(format!("twistor-keys-{}", std::process::id()));
+        std::fs::write(&path, "xy\x1b").expect("a file");
+        let mut program =
+            Program::start_reading("event_handlers", &[""; 0], File::open(&path).expect("a file"));
+        let lines = program.output.rest();
+        assert!(program.wait().success());
+        std::fs::remove_file(path).expect("a file");
+        assert_eq!(lines[1..], ["key: x", "key: y", "key: Esc"], "its end ends it");
+    }
+}
+
 mod protocol_unit_test {
     use super::*;
 

@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) pending_connects: usize,
     pub(crate) threads: Option<usize>,
     pub(crate) names: NameConfig,
+    pub(crate) file_threads: usize,
+    pub(crate) file_queue: usize,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     #[cfg(feature = "testing")]
     injection: Option<Injection>,
@@ -75,6 +77,8 @@ impl Default for Config {
             pending_connects: 4096,
             threads: None,
             names: NameConfig::default(),
+            file_threads: 4,
+            file_queue: 1024,
             wake_hook: None,
             #[cfg(feature = "testing")]
             injection: None,
@@ -212,6 +216,20 @@ impl ReactorBuilder {
     /// are processors, but from 4 to 32.
     pub fn threads(mut self, threads: usize) -> Self {
         self.config.threads = Some(threads);
+        self
+    }
+
+    /// Threads for [files](crate::Handle::read_file), at most. They do nothing else, so that a slow disk
+    /// delays neither [`defer_to_thread`](crate::Handle::defer_to_thread) nor the look-up of names. Default 4.
+    pub fn file_threads(mut self, threads: usize) -> Self {
+        self.config.file_threads = threads;
+        self
+    }
+
+    /// Calls on files that may wait for one of the [`file_threads`](Self::file_threads), and for an earlier
+    /// call on the same file. What comes beyond that fails at once. Default 1024.
+    pub fn file_queue(mut self, calls: usize) -> Self {
+        self.config.file_queue = calls;
         self
     }
 
@@ -383,6 +401,8 @@ impl ReactorBuilder {
             ("pending_connects", config.pending_connects),
             ("threads", config.threads.unwrap_or(1)),
             ("resolver_threads", config.names.threads),
+            ("file_threads", config.file_threads),
+            ("file_queue", config.file_queue),
             ("watermarks high", config.output.high),
         ];
         for (name, value) in at_least_one {

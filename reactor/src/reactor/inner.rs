@@ -101,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) thread_pool: OnceCell<ThreadPool>,
     /// Look-ups of names that are under way, and their answers.
     pub(crate) names: RefCell<Names>,
+    /// For files alone.
+    pub(crate) file_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
     /// A panic on its way out of `run`.

@@ -16,6 +16,7 @@ use crate::driver::{Driver, PollDriver, Scratch};
 
 #[cfg(unix)]
 pub(crate) mod adopting;
+pub(crate) mod async_file;
 pub(crate) mod builder;
 pub(crate) mod channel;
 pub(crate) mod connect_error;
@@ -24,6 +25,7 @@ pub(crate) mod deferred;
 #[cfg(unix)]
 pub(crate) mod descriptor;
 pub(crate) mod events;
+mod files;
 pub(crate) mod handle;
 mod hooks;
 mod incoming;
@@ -121,6 +123,7 @@ impl Reactor {
             random: RefCell::new(Generator::new(driver.seed())),
             jobs: RefCell::new(Slots::new()),
             thread_pool: OnceCell::new(),
+            file_pool: OnceCell::new(),
             driver: RefCell::new(driver),
             slots: RefCell::new(Slots::new()),
             timers: RefCell::new(Wheel::new(now)),

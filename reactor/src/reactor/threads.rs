@@ -13,6 +13,7 @@ use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
 use crate::reactor::remote::Inbox;
+use crate::sys::sequence::Sequence;
 use crate::sys::thread_pool::ThreadPool;
 
 /// Why a job for another thread brought no result.
@@ -70,7 +71,7 @@ impl Handle {
         match self.inner() {
             Some(inner) => {
                 let pool = inner.thread_pool().clone();
-                defer(&inner, &pool, job)
+                defer(&inner, &pool, None, job)
             }
             None => gone(self),
         }
@@ -85,7 +86,7 @@ impl ThreadPool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Deferred<T, JobError> {
         match reactor.inner() {
-            Some(inner) => defer(&inner, self, job),
+            Some(inner) => defer(&inner, self, None, job),
             None => gone(reactor),
         }
     }
@@ -97,20 +98,29 @@ fn gone<T: 'static>(handle: &Handle) -> Deferred<T, JobError> {
     deferred
 }
 
-fn defer<T: Send + 'static>(
+/// Runs a job on a thread of `pool`, in its order in `sequence` if it belongs to one.
+pub(crate) fn defer<T: Send + 'static>(
     inner: &Inner,
     pool: &ThreadPool,
+    sequence: Option<&Sequence>,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Deferred<T, JobError> {
     let (resolver, deferred) = Deferred::<T, JobError>::new(&inner.handle);
+    let is_simulated = inner.driver.borrow().is_simulated();
+    // A simulated pool runs its jobs in their order anyway.
+    let sequence = sequence.filter(|_| !is_simulated);
     let place = Rc::new(Cell::new(None));
     // Weak: a Deferred that somebody keeps must not keep the pool.
     let (cancelled, weak_pool, handle) = (Rc::clone(&place), pool.downgrade(), inner.handle.clone());
+    let within = sequence.cloned();
     let token = inner.jobs.borrow_mut().insert_with(|token| {
         resolver.on_cancel(move || {
             finish::<T>(&handle, token, Err(JobError::Cancelled));
             // Dropped here, on the loop's thread, if it has not begun.
-            let job = cancelled.get().and_then(|id| weak_pool.upgrade()?.take_back(id));
+            let job = cancelled.get().and_then(|id| match &within {
+                Some(sequence) => sequence.take_back(id),
+                None => weak_pool.upgrade()?.take_back(id),
+            });
             if let Some(inner) = handle.inner() {
                 inner.discard(job);
             }
@@ -128,8 +138,11 @@ fn defer<T: Send + 'static>(
             JobError::Panicked(text)
         });
     });
-    let is_simulated = inner.driver.borrow().is_simulated();
-    let taken = if is_simulated { pool.push_without_thread(task) } else { pool.push(task) };
+    let taken = match sequence {
+        Some(sequence) => sequence.push(pool, task),
+        None if is_simulated => pool.push_without_thread(task),
+        None => pool.push(task),
+    };
     match taken {
         Ok(id) => place.set(Some(id)),
         Err(_) => {

@@ -10,10 +10,14 @@
 pub(crate) mod affinity;
 #[cfg(unix)]
 pub(crate) mod descriptor;
+pub(crate) mod file;
 #[cfg(unix)]
 pub(crate) mod inherited;
+pub(crate) mod sequence;
 #[cfg(unix)]
 pub(crate) mod signal;
 #[cfg(unix)]
 pub(crate) mod sigpipe;
+#[cfg(unix)]
+pub(crate) mod terminal;
 pub(crate) mod thread_pool;

@@ -420,12 +420,12 @@ fn errno_location() -> *mut c_int {
     }
 }
 
-fn errno() -> c_int {
+pub(crate) fn errno() -> c_int {
     // SAFETY: the location is valid for the life of this thread.
     unsafe { *errno_location() }
 }
 
-fn set_errno(value: c_int) {
+pub(crate) fn set_errno(value: c_int) {
     // SAFETY: as in `errno`; no other thread has access to it.
     unsafe { *errno_location() = value }
 }

@@ -99,6 +99,10 @@ impl WeakPool {
     pub(crate) fn upgrade(&self) -> Option<ThreadPool> {
         self.owner.upgrade().map(|owner| ThreadPool { owner })
     }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.owner.strong_count() > 0
+    }
 }
 
 impl ThreadPool {
@@ -162,6 +166,11 @@ impl ThreadPool {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.owner.shared.lock().jobs.len()
+    }
+
+    /// The most jobs that wait for a thread.
+    pub(crate) fn queue_limit(&self) -> usize {
+        self.owner.shared.queue_limit
     }
 
     pub(crate) fn downgrade(&self) -> WeakPool {

@@ -272,6 +272,31 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         assert_eq!(cancelled.cancel(), !stage_is_gone());
         drop(cancelled);
     }),
+    ("Handle::read_file", |stage| {
+        if !stage.is_simulated() {
+            return;
+        }
+        let value = Value::new();
+        stage.handle.read_file("/dev/null").on_done(move |_, _| drop(value));
+        let cancelled = stage.handle.write_file("/dev/null", "never");
+        assert_eq!(cancelled.cancel(), !stage_is_gone());
+        drop(cancelled);
+    }),
+    ("AsyncFile", |stage| {
+        if !stage.is_simulated() {
+            return;
+        }
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let file = twistor::AsyncFile::new(&stage.handle, file, "itself");
+        let (value, own) = (Value::new(), file.clone());
+        file.read_chunks(10..2000, 1000, move |_, _| {
+            let _ = (&value, &own);
+        })
+        .on_done(|_, _| {});
+        let (value, own) = (Value::new(), file.clone());
+        file.read(10).on_done(move |_, _| drop((value, own)));
+        drop(file.close());
+    }),
     ("Handle::random", |stage| {
         assert!(stage.handle.random().below(3) < 3);
         assert!(stage.handle.random().unit() < 1.0);
