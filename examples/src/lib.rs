@@ -31,6 +31,26 @@ pub fn arguments<const N: usize>(
     })
 }
 
+/// Reads what the program is to run: all arguments, of which only the first one can be `--help`; the default if there
+/// are none.
+#[must_use]
+pub fn words(program: &str, about: &str, name: &str, default: &[&str]) -> Vec<String> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let default_text = default.join(" ");
+    let usage = usage(program, about, &[(&format!("{name}..."), Some(&default_text))]);
+    match given.first().map(String::as_str) {
+        None => default.iter().copied().map(str::to_owned).collect(),
+        Some("--help" | "-h") => {
+            println!("{usage}");
+            exit(0);
+        }
+        Some(unknown) if unknown.starts_with('-') => {
+            fail(program, &format!("unknown option {unknown}"), &usage)
+        }
+        Some(_) => given,
+    }
+}
+
 fn usage(program: &str, about: &str, expected: &[(&str, Option<&str>)]) -> String {
     let mut text = format!("{about}\n\nUsage: {program}");
     for (name, default) in expected {

@@ -90,6 +90,12 @@ pub use reactor::handle::{CallHandle, Handle};
 pub use reactor::kinds::AnyFactory;
 pub use reactor::listening::Port;
 pub use reactor::looping::LoopingCall;
+#[cfg(unix)]
+pub use reactor::process::command::{Command, Fd, Output, PtySize};
+#[cfg(unix)]
+pub use reactor::process::status::ExitStatus;
+#[cfg(unix)]
+pub use reactor::process::{Process, ProcessProtocol};
 pub use reactor::random::Random;
 pub use reactor::remote::{CallError, Remote, SendError};
 pub use reactor::shutdown::ShutdownPhase;

@@ -26,6 +26,7 @@ pages! {
     threads: "docs/src/guide/threads.md",
     files: "docs/src/guide/files.md",
     other_events: "docs/src/guide/other-events.md",
+    processes: "docs/src/guide/processes.md",
     limits: "docs/src/guide/limits.md",
     stopping: "docs/src/guide/stopping.md",
     embedding: "docs/src/guide/embedding.md",

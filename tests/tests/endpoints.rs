@@ -225,6 +225,27 @@ kernel_contract! {
         assert!(child.0.wait().expect("its end").success());
     }
 
+    // Line 50.
+    fn a_program_is_talked_to_as_any_peer(driver) {
+        let world = World::new(driver);
+        let log = Log::new();
+        let script = Script::new(&log).on_made(|transport| {
+            transport.write(b"hello\n");
+            transport.lose_write_connection();
+        });
+        drop(world.reactor.connect_protocol(r"process:tr:a-z:A-Z", script));
+        world.until("it has ended", || log.lost().is_some());
+        assert_eq!(log.data(), b"HELLO\n");
+
+        let error = Rc::new(RefCell::new(None));
+        let place = Rc::clone(&error);
+        let connecting = world.reactor.connect_protocol("process:/no/such/program", Script::new(&Log::new()));
+        connecting.on_done(move |_, outcome| *place.borrow_mut() = outcome.err());
+        world.until("it has failed", || error.borrow().is_some());
+        let text = error.take().expect("just seen").to_string();
+        assert!(text.contains("cannot run") && text.contains("/no/such/program"), "{text}");
+    }
+
     // Line 49.
     fn an_inherited_connection_is_connected_to(driver) {
         if let Some(endpoint) = process::role() {

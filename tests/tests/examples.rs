@@ -196,13 +196,15 @@ fn pattern(length: usize) -> Vec<u8> {
 mod all {
     use super::*;
 
-    const ALL: [&str; 15] = [
+    const ALL: [&str; 17] = [
         "echo_server",
         "chat",
         "port_forward",
         "timers",
         "stdin_and_timer",
         "heavy_function",
+        "subprocess",
+        "process_supervisor",
         "reconnect",
         "embed_poll",
         "embed_calloop",
@@ -554,6 +556,82 @@ mod heavy_function {
         let mut program = Program::start("heavy_function", &["many"]);
         program.errors.until("LIMIT \"many\" is no number");
         assert!(!program.wait().success());
+    }
+}
+
+mod subprocess {
+    use super::*;
+
+    #[test]
+    fn lists_the_directory_it_runs_in() {
+        let mut program = Program::start("subprocess", &[""; 0]);
+        let lines = program.output.rest();
+        assert!(program.wait().success());
+        assert!(lines[0].starts_with("total "), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.ends_with(" Cargo.toml")), "{lines:#?}");
+        assert_eq!(lines.last().map(String::as_str), Some("subprocess: ls: exit code 0"));
+    }
+
+    #[test]
+    fn prints_lines_as_they_come_and_ends_as_the_command_does() {
+        let (input, mut typed) = pipe().expect("a pipe");
+        let script =
+            "echo first; read line; echo \"$line\"; echo no newline | tr -d '\\n'; echo error >&2; exit 3";
+        let mut program = Program::start_reading("subprocess", &["sh", "-c", script], input);
+        assert_eq!(program.output.next().as_deref(), Some("first"));
+        typed.write_all(b"second\n").expect("it reads");
+        assert_eq!(program.output.rest(), ["second", "no newline", "subprocess: sh: exit code 3"]);
+        assert_eq!(program.errors.next().as_deref(), Some("error"));
+        assert_eq!(program.wait().code(), Some(3));
+    }
+
+    #[test]
+    fn says_what_cannot_be_run() {
+        let mut program = Program::start("subprocess", &["/no/such/program"]);
+        program.errors.until("cannot run /no/such/program: ");
+        assert!(!program.wait().success());
+    }
+}
+
+mod process_supervisor {
+    use super::*;
+
+    #[test]
+    fn starts_again_what_ends_and_stops_what_runs() {
+        let mut program = Program::start("process_supervisor", &["sh -c exit", "sleep 1000"]);
+        program.output.until("sleep 1000: started as process ");
+        program.output.until("sh -c exit: exit code 0; again in 100 ms");
+        program.output.until("sh -c exit: exit code 0; again in 200 ms");
+        program.output.until("sh -c exit: exit code 0; again in 400 ms");
+        program.signal("-TERM");
+        let lines = program.output.rest();
+        assert!(lines.contains(&"sleep 1000: killed by SIGTERM".to_owned()), "{lines:#?}");
+        assert_eq!(lines.last().map(String::as_str), Some("process_supervisor: nothing runs any more"));
+        assert!(program.wait().success());
+    }
+
+    #[test]
+    fn kills_what_does_not_go_by_itself() {
+        let script = std::env::temp_dir().join(format!("twistor-stubborn-{}", std::process::id()));
+        std::fs::write(&script, "trap '' TERM\necho stubborn\nwhile :; do sleep 1; done\n")
+            .expect("a script");
+        let mut program = Program::start("process_supervisor", &[format!("sh {}", script.display())]);
+        program.output.until("stubborn");
+        program.signal("-INT");
+        program.output.until("killed by SIGKILL");
+        assert!(program.wait().success());
+        std::fs::remove_file(script).expect("it is there");
+    }
+
+    #[test]
+    fn goes_on_when_one_command_cannot_be_run() {
+        let program = Program::start("process_supervisor", &["/no/such/program", "sleep 1000"]);
+        let mut seen = [false; 2];
+        while seen != [true; 2] {
+            let line = program.output.next().expect("it goes on");
+            seen[0] |= line.contains("cannot run /no/such/program") && line.contains("again in 200 ms");
+            seen[1] |= line.starts_with("sleep 1000: started");
+        }
     }
 }
 

@@ -42,6 +42,7 @@
 //! | `fd` | `fd:NUMBER`, a listening socket that the program inherited | `fd:NUMBER`, or `fd:INPUT:OUTPUT`, a connected socket, a terminal or pipes that it inherited |
 //! | `systemd` | `systemd:name=NAME` or `systemd:index=N`, a socket that the service manager opened | |
 //! | `stdio` | `stdio:`, the standard input and output as the one connection | `stdio:` |
+//! | `process` | | `process:PROGRAM:ARGUMENT:…`, a program to start and talk to |
 //!
 //! Further kinds can be added: [`Handle::add_listen_kind`](crate::Handle::add_listen_kind),
 //! [`Handle::add_connect_kind`](crate::Handle::add_connect_kind).
@@ -134,7 +135,7 @@ pub use error::EndpointError;
 pub use keep_alive::KeepAlive;
 #[cfg(unix)]
 pub(crate) use other::Which;
-pub use other::{Activated, Inherited};
+pub use other::{Activated, Inherited, ProcessConnect};
 pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
 pub use unix::{UnixConnect, UnixListen};
@@ -161,7 +162,7 @@ pub enum ListenEndpoint {
 
 /// The kinds that are there without being added.
 pub(crate) const LISTEN_KINDS: [&str; 6] = ["tcp", "tcp6", "unix", "fd", "systemd", "stdio"];
-pub(crate) const CONNECT_KINDS: [&str; 5] = ["tcp", "host", "unix", "fd", "stdio"];
+pub(crate) const CONNECT_KINDS: [&str; 6] = ["tcp", "host", "unix", "fd", "stdio", "process"];
 
 impl FromStr for ListenEndpoint {
     type Err = EndpointError;
@@ -214,6 +215,8 @@ pub enum ConnectEndpoint {
     Inherited(Inherited),
     /// The standard input and output.
     Stdio,
+    /// A program to start.
+    Process(ProcessConnect),
     /// An endpoint of a kind that was [added](crate::Handle::add_connect_kind).
     Added(Arguments),
 }
@@ -233,6 +236,7 @@ impl ConnectEndpoint {
         match endpoint.kind() {
             "tcp" | "host" => tcp_string::connect(endpoint).map(Self::Tcp),
             "unix" => unix_string::connect(endpoint).map(Self::Unix),
+            "process" => other::connect_process(&endpoint).map(Self::Process),
             "fd" => other::connect_descriptor(endpoint).map(Self::Inherited),
             "stdio" => other::stdio(endpoint).map(|()| Self::Stdio),
             kind if is_added(kind) => Ok(Self::Added(Arguments::of(&endpoint))),
@@ -249,6 +253,7 @@ impl fmt::Display for ConnectEndpoint {
             Self::Unix(unix) => unix.address().fmt(f),
             Self::Inherited(inherited) => inherited.fmt(f),
             Self::Stdio => f.write_str("stdio"),
+            Self::Process(process) => process.fmt(f),
             Self::Added(arguments) => arguments.fmt(f),
         }
     }
@@ -261,7 +266,7 @@ impl ConnectEndpoint {
             Self::Tcp(tcp) => tcp.time_limit(),
             Self::Unix(unix) => unix.time_limit(),
             // There already, or their own business.
-            Self::Inherited(_) | Self::Stdio | Self::Added(_) => Duration::MAX,
+            Self::Inherited(_) | Self::Stdio | Self::Process(_) | Self::Added(_) => Duration::MAX,
         }
     }
 }
@@ -396,9 +401,15 @@ impl IntoConnectEndpoint for ConnectEndpoint {
         match &self {
             Self::Tcp(tcp) => tcp.check()?,
             Self::Unix(unix) => unix.check()?,
-            Self::Inherited(_) | Self::Stdio | Self::Added(_) => {}
+            Self::Inherited(_) | Self::Stdio | Self::Process(_) | Self::Added(_) => {}
         }
         Ok(self)
+    }
+}
+
+impl IntoConnectEndpoint for ProcessConnect {
+    fn into_connect_endpoint(self) -> Result<ConnectEndpoint, EndpointError> {
+        Ok(ConnectEndpoint::Process(self))
     }
 }
 
@@ -496,7 +507,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tcp6:[::1]:8000\": unknown kind \"tcp6\" (column 1); \
-             the kinds for connecting are tcp, host, unix, fd and stdio"
+             the kinds for connecting are tcp, host, unix, fd, stdio and process"
         );
     }
 

@@ -1,6 +1,7 @@
 //! Endpoints that are there already: [`Inherited`] descriptors, those that a service manager
 //! [passes](Activated), the standard streams.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 
 use super::error::EndpointError;
@@ -107,6 +108,64 @@ impl fmt::Display for Activated {
             Which::Index(index) => write!(f, "systemd's socket {index}"),
             Which::Name(name) => write!(f, "systemd's socket {name:?}"),
         }
+    }
+}
+
+/// A program to start and talk to through its standard input and output: the connection is a pair of sockets. What it
+/// says on its standard error goes where ours goes. It is not killed when the connection ends; it finds its input ended.
+///
+/// ```
+/// use twistor::endpoint::{ConnectEndpoint, ProcessConnect};
+///
+/// let endpoint: ConnectEndpoint = "process:grep:--line-buffered:error".parse()?;
+/// let same = ProcessConnect::new("grep").arg("--line-buffered").arg("error");
+/// assert_eq!(endpoint, ConnectEndpoint::Process(same));
+/// # Ok::<(), twistor::endpoint::EndpointError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an endpoint does nothing by itself"]
+pub struct ProcessConnect {
+    program: OsString,
+    arguments: Vec<OsString>,
+}
+
+impl ProcessConnect {
+    /// A program: a path, or a name that is looked for in the directories of `PATH`.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), arguments: Vec::new() }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    #[cfg_attr(not(unix), allow(dead_code, reason = "there are no pairs of sockets"))]
+    pub(crate) fn words(&self) -> (&OsStr, &[OsString]) {
+        (&self.program, &self.arguments)
+    }
+}
+
+impl fmt::Display for ProcessConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.program.display())
+    }
+}
+
+/// `process:PROGRAM:ARGUMENT:…`.
+pub(super) fn connect_process(endpoint: &EndpointString<'_>) -> Result<ProcessConnect, EndpointError> {
+    if let Some((name, _)) = endpoint.keywords().next() {
+        return Err(endpoint.error(format!(
+            "{name:?} is taken for a keyword, and a process has none; write \\= for an equals sign in an argument"
+        )));
+    }
+    match endpoint.args() {
+        [program, arguments @ ..] if !program.text.is_empty() => {
+            let process = ProcessConnect::new(&program.text);
+            Ok(arguments.iter().fold(process, |process, word| process.arg(&word.text)))
+        }
+        _ => Err(endpoint.error("the program is missing; write something like \"process:cat\"")),
     }
 }
 

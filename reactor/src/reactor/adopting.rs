@@ -326,6 +326,11 @@ impl Inner {
         let target = endpoint.to_string();
         let stream = match endpoint {
             ConnectEndpoint::Inherited(endpoint) => inherited(endpoint),
+            ConnectEndpoint::Process(endpoint) => {
+                let (program, arguments) = endpoint.words();
+                let started = self.handle.command(program).args(arguments).start_with_socket();
+                started.map(|(_, socket)| Adopted::Socket(socket))
+            }
             _ => standard_streams(),
         };
         let opened = match stream.and_then(|stream| self.open(stream)) {

@@ -182,7 +182,8 @@ impl ReactorBuilder {
         self
     }
 
-    /// Waits through the portable interface of the poller also where a faster way exists.
+    /// Waits through the portable interface of the poller also where a faster way exists, and hears of the ends of
+    /// child processes by SIGCHLD also where they have descriptors.
     pub fn portable_polling(mut self, on: bool) -> Self {
         self.config.portable = on;
         self

@@ -150,12 +150,12 @@ impl Inner {
             ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
             ConnectEndpoint::Added(arguments) => return self.begin_added(arguments, factory, finish),
             #[cfg(unix)]
-            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio => {
+            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio | ConnectEndpoint::Process(_) => {
                 return self.begin_adoption(endpoint, factory, finish);
             }
             #[cfg(not(unix))]
-            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio => {
-                let text = "this system has no descriptors to inherit";
+            ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio | ConnectEndpoint::Process(_) => {
+                let text = "this system has no such streams";
                 let error = io::Error::new(io::ErrorKind::Unsupported, text);
                 finish(Err(ConnectError::from_io(endpoint, error)));
                 return None;

@@ -16,9 +16,9 @@ use crate::reactor::channel::Sender;
 use crate::reactor::connect_error::ConnectError;
 use crate::reactor::connecting::{self, Connector};
 use crate::reactor::deferred::{Deferred, MaybeDeferred};
+#[cfg(feature = "testing")]
 use crate::reactor::inner::Slot;
 use crate::reactor::inner::{Call, Inner, TypedCall};
-#[cfg(feature = "testing")]
 use crate::reactor::kinds::AnyFactory;
 use crate::reactor::listening::Port;
 use crate::reactor::looping::LoopingCall;

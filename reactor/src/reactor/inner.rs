@@ -28,6 +28,8 @@ use crate::reactor::kinds::Kinds;
 use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
 use crate::reactor::names::Names;
+#[cfg(unix)]
+use crate::reactor::process::Processes;
 use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::signals::Signals;
@@ -105,6 +107,9 @@ pub(crate) struct Inner {
     pub(crate) file_pool: OnceCell<ThreadPool>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
+    /// Children that run, or whose pipes are open.
+    #[cfg(unix)]
+    pub(crate) processes: RefCell<Processes>,
     /// A panic on its way out of `run`.
     pub(crate) panic: RefCell<Option<Box<dyn Any + Send>>>,
 }

@@ -35,6 +35,8 @@ pub(crate) mod listening;
 pub(crate) mod looping;
 mod names;
 mod pass;
+#[cfg(unix)]
+pub(crate) mod process;
 pub(crate) mod random;
 mod relay;
 pub(crate) mod remote;
@@ -148,6 +150,8 @@ impl Reactor {
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),
             signals: RefCell::default(),
+            #[cfg(unix)]
+            processes: RefCell::new(Slots::new()),
             panic: RefCell::new(None),
             config,
         });

@@ -45,7 +45,7 @@ mod watching {
     }
 
     impl Inner {
-        fn want_signal(&self, signal: i32) -> io::Result<()> {
+        pub(crate) fn want_signal(&self, signal: i32) -> io::Result<()> {
             #[cfg(feature = "testing")]
             if self.driver.borrow().is_simulated() {
                 // It comes from nowhere but `deliver_signal`.
@@ -63,7 +63,7 @@ mod watching {
             Ok(())
         }
 
-        fn unwant_signal(&self, signal: i32) {
+        pub(crate) fn unwant_signal(&self, signal: i32) {
             let mut signals = self.signals.borrow_mut();
             let Some(count) = signals.wanted.get_mut(&signal) else { return };
             *count -= 1;
@@ -106,6 +106,9 @@ mod watching {
                 (watch.take(), signals.stops)
             };
             for signal in caught {
+                if signal == libc::SIGCHLD {
+                    self.reap_children();
+                }
                 if !self.call_signal_hooks(signal) && stops && STOPPING.contains(&signal) {
                     self.stop_at_signal();
                 }

@@ -46,6 +46,8 @@ impl Inner {
         for message in self.inbox.close() {
             self.discard(message);
         }
+        #[cfg(unix)]
+        self.abandon_processes();
         self.discard(self.signals.take());
         for _ in 0..ROUNDS {
             let tokens = self.slots.borrow().tokens();
@@ -90,6 +92,8 @@ impl Inner {
         self.drop_pending();
         self.discard(self.pool.take_spent());
         self.pool.release();
+        #[cfg(unix)]
+        self.abandon_processes();
         // A destructor may have asked for signals; the descriptor that they wake is about to be closed.
         self.discard(self.signals.take());
     }

@@ -220,10 +220,11 @@ impl PollDriver {
         let output = pipe.output.as_mut()?;
         if event.error() || event.hung_up() {
             // Nobody reads it any more.
-            output.forget(&self.waiter.poller);
             if pipe.input.is_none() {
+                // Said again until the stream is closed: the loop may not have come to it yet.
                 return Some(Completion::Failed { stream: token, error: io::ErrorKind::BrokenPipe.into() });
             }
+            output.forget(&self.waiter.poller);
             // What comes from the other side may still be read; a send will find out about this one.
         }
         wanted.writes().then_some(Completion::Writable { stream: token })
