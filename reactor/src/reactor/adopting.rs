@@ -203,6 +203,7 @@ impl Inner {
         let made = transport.clone();
         self.handle.call_soon(move |handle| {
             if let Some(inner) = handle.inner() {
+                Counters::bump(&inner.counters.adopted);
                 inner.introduce(made);
             }
         });
@@ -217,6 +218,12 @@ impl Inner {
 
     /// Has the driver take a stream in.
     fn open(&self, stream: Adopted) -> io::Result<Opened> {
+        if self.is_past_connections() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the reactor has stopped its connections",
+            ));
+        }
         let token = self.reserve()?;
         let opened = self.open_under(token, stream);
         if opened.is_err() {

@@ -411,6 +411,7 @@ impl Inner {
             panics: counters.panics.get(),
             accepted: counters.accepted.get(),
             connected: counters.connected.get(),
+            adopted: counters.adopted.get(),
             lost: counters.lost.get(),
             refused: counters.refused.get(),
             accept_errors: counters.accept_errors.get(),

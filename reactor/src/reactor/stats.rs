@@ -12,6 +12,7 @@ pub(crate) struct Counters {
     pub(crate) panics: Cell<u64>,
     pub(crate) accepted: Cell<u64>,
     pub(crate) connected: Cell<u64>,
+    pub(crate) adopted: Cell<u64>,
     pub(crate) lost: Cell<u64>,
     pub(crate) refused: Cell<u64>,
     pub(crate) accept_errors: Cell<u64>,
@@ -53,6 +54,9 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections made from here.
     pub connected: u64,
+    /// Connections made of descriptors from elsewhere: adopted sockets and pipes, the standard streams, pipes of
+    /// child processes.
+    pub adopted: u64,
     /// Connections lost, for whatever reason.
     pub lost: u64,
     /// Connections that no factory wanted.
@@ -105,6 +109,7 @@ impl Stats {
         self.panics += other.panics;
         self.accepted += other.accepted;
         self.connected += other.connected;
+        self.adopted += other.adopted;
         self.lost += other.lost;
         self.refused += other.refused;
         self.accept_errors += other.accept_errors;

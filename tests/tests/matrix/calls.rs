@@ -40,6 +40,13 @@ pub(crate) const ON_TRANSPORT: &[OnTransport] = &[
         let file = std::fs::File::open("/dev/null").unwrap();
         drop(it.send_file(file, 0..2000));
     }),
+    ("send_descriptor", |_, it, _| {
+        let null = || std::fs::File::open("/dev/null").unwrap();
+        // These are no Unix sockets.
+        assert!(it.send_descriptor(null(), b"x").is_err());
+        assert!(it.send_descriptor(null(), b"").is_err());
+    }),
+    ("peer_credentials", |_, it, _| assert!(it.peer_credentials().is_err())),
     ("flushed", |_, it, _| {
         let value = Value::new();
         it.write(b"written");
@@ -344,6 +351,72 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         if let Ok(left) = left {
             left.pause();
         }
+    }),
+    ("Handle::adopt_connection", |stage| {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        if let Ok(connection) = stage.handle.adopt_connection(ours, Probe::new(false)) {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            connection.write(b"early");
+            connection.send_descriptor(null, b"x").unwrap();
+            connection.lose_connection();
+        }
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(stage.handle.adopt_connection(null, Probe::new(false)).is_err());
+    }),
+    ("Handle::adopt_connection, aborted", |stage| {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        if let Ok(connection) = stage.handle.adopt_connection(ours, Probe::new(false)) {
+            connection.abort_connection();
+        }
+    }),
+    ("Handle::adopt_listener", |stage| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Ok(port) = stage.handle.adopt_listener(listener, Watched::new()) {
+            let _ = port.stop_listening();
+        }
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(stage.handle.adopt_listener(null, Watched::new()).is_err());
+    }),
+    ("Handle::adopt_pipe", |stage| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let input = stage.handle.adopt_pipe(Some(reader.into()), None, Probe::new(false));
+        let output = stage.handle.adopt_pipe(None, Some(writer.into()), Probe::new(false));
+        if let (Ok(input), Ok(output)) = (input, output) {
+            output.write(b"through it");
+            input.pause_reading();
+            output.lose_connection();
+        }
+        assert!(stage.handle.adopt_pipe(None, None, Probe::new(false)).is_err());
+    }),
+    ("Handle::listen and connect, a Unix socket", |stage| {
+        let name = format!("matrix-{}-{:?}", std::process::id(), std::thread::current().id());
+        let endpoint = format!("unix:@{name}");
+        // The second one may find the first one's port, left by an earlier call.
+        let _ = stage.handle.listen(&endpoint, Watched::new());
+        let value = Value::new();
+        stage.handle.connect(&endpoint, Watched::new()).on_done(move |_, _| drop(value));
+        drop(stage.handle.connect("unix:/no/such/socket", Watched::new()));
+    }),
+    ("Handle::add_listen_kind", |stage| {
+        let value = Value::new();
+        let added = stage.handle.add_listen_kind("matrix", move |reactor, _, factory| {
+            let _ = &value;
+            reactor.listen_any("tcp:0:interface=127.0.0.1", factory)
+        });
+        // Another hook may have added it before.
+        assert!(!(added.is_ok() && stage_is_gone()));
+        let port = stage.handle.listen("matrix:", Watched::new());
+        assert_eq!(port.is_err(), stage_is_gone());
+    }),
+    ("Handle::add_connect_kind", |stage| {
+        let value = Value::new();
+        let _ = stage.handle.add_connect_kind("matrix", move |reactor, arguments, factory| {
+            let _ = &value;
+            reactor.connect_any(arguments.rest(), factory)
+        });
+        let connecting = stage.handle.connect("matrix:nonsense", Watched::new());
+        let value = Value::new();
+        connecting.on_done(move |_, _| drop(value));
     }),
     ("Remote::blocking_call", |stage| {
         let value = std::sync::Arc::new(());

@@ -170,7 +170,7 @@ fn assert_goes_on(stage: &Stage, panics: u64) {
     if stats.panics != panics {
         stage.fault(format!("{} panics were counted instead of {panics}", stats.panics));
     }
-    if gone && (stats.queued_bytes, stats.lost) != (0, stats.accepted + stats.connected) {
+    if gone && (stats.queued_bytes, stats.lost) != (0, stats.accepted + stats.connected + stats.adopted) {
         stage.fault(format!("the counters do not add up: {stats:?}"));
     }
     for (id, (made, lost)) in &*stage.lives.borrow() {
