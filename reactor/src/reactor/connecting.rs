@@ -4,9 +4,11 @@
 //! families take turns, the next address is tried when one has failed, or has not answered for a quarter of a second,
 //! and the first connection that comes about is the one; the others are given up.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::core::address::Address;
@@ -39,6 +41,14 @@ pub(crate) type AttemptId = Token;
 enum Spec {
     Tcp(ConnectSpec),
     Unix(UnixConnectSpec),
+}
+
+/// How far an attempt of an added kind has come.
+enum Added {
+    /// The loop has not come to it.
+    Waiting,
+    Connecting(Canceller),
+    Cancelled,
 }
 
 /// An attempt under way.
@@ -186,26 +196,34 @@ impl Inner {
         }))
     }
 
-    /// Hands the attempt to a kind that was added.
+    /// Has the loop hand the attempt to a kind that was added, which is user code.
     fn begin_added(
         &self,
         arguments: &Arguments,
         factory: Box<dyn ErasedFactory>,
         finish: Finish,
     ) -> Option<Box<dyn FnOnce()>> {
-        match self.connect_added(arguments, factory) {
-            Ok(connecting) => {
-                let canceller = connecting.canceller();
-                connecting.on_done(move |_, outcome| finish(outcome));
-                Some(Box::new(move || {
-                    canceller.cancel();
-                }))
+        let progress = Rc::new(RefCell::new(Added::Waiting));
+        let (arguments, seen) = (arguments.clone(), Rc::clone(&progress));
+        self.handle.call_soon(move |handle| {
+            let Some(inner) = handle.inner() else { return };
+            if matches!(*seen.borrow(), Added::Cancelled) {
+                return finish(Err(ConnectError::new(&arguments, ConnectErrorKind::Cancelled)));
             }
-            Err(error) => {
-                finish(Err(ConnectError::from_io(arguments, error)));
-                None
+            match inner.connect_added(&arguments, factory) {
+                Ok(connecting) => {
+                    *seen.borrow_mut() = Added::Connecting(connecting.canceller());
+                    connecting.on_done(move |_, outcome| finish(outcome));
+                }
+                Err(error) => finish(Err(ConnectError::from_io(&arguments, error))),
             }
-        }
+        });
+        Some(Box::new(move || {
+            let before = std::mem::replace(&mut *progress.borrow_mut(), Added::Cancelled);
+            if let Added::Connecting(canceller) = before {
+                canceller.cancel();
+            }
+        }))
     }
 
     fn begin_attempt(&self, id: AttemptId, endpoint: &ConnectEndpoint) {

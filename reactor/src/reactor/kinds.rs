@@ -81,6 +81,9 @@ impl<P: Protocol> Factory for Wrapped<P> {
 impl Handle {
     /// Adds a kind of endpoint to listen on: strings that begin with `kind:` are handed to `listen`.
     ///
+    /// The closure is called inside the call of [`listen`](Self::listen), whose result it makes: the one place where a
+    /// method runs a user's code. It must not borrow what its callers may have borrowed.
+    ///
     /// ```
     /// use twistor::endpoint::Arguments;
     /// use twistor::{AnyFactory, Handle, Protocol, Reactor, Transport};
@@ -121,7 +124,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`. Cancelling what
+    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`, by the loop. Cancelling what
     /// the caller got cancels the Deferred that `connect` returned.
     ///
     /// ```
@@ -216,8 +219,7 @@ impl Inner {
         endpoint.of_added_kinds(&|kind| self.kinds.borrow().listens(kind).is_some())
     }
 
-    /// Has an added kind listen. It is the user's code, and runs inside the call of `listen`: it calls other methods as
-    /// its caller could.
+    /// Has an added kind listen: the user's code, with nothing borrowed.
     pub(crate) fn listen_added(
         &self,
         arguments: &Arguments,
@@ -228,7 +230,7 @@ impl Inner {
         kind(&self.handle, arguments, AnyFactory::of(factory))
     }
 
-    /// Has an added kind connect; in the same way.
+    /// Has an added kind connect.
     pub(crate) fn connect_added(
         &self,
         arguments: &Arguments,
