@@ -33,7 +33,7 @@ mod unix {
             // Not every system tells the process.
             let process = peer.pid.map_or_else(|| "of some number".to_owned(), |pid| pid.to_string());
             println!("unix_echo: process {process} of user {}, group {}", peer.uid, peer.gid);
-            write!(transport, "hello process {process}\n");
+            writeln!(transport, "hello process {process}");
         }
 
         fn data_received(&mut self, transport: &Transport, data: &[u8]) {

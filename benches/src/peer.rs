@@ -12,6 +12,8 @@ pub enum Service {
     Echo,
     /// Sends every line to everyone.
     Chat,
+    /// Sends every datagram back.
+    Datagrams,
 }
 
 /// One of the loops.
@@ -21,29 +23,40 @@ pub struct Peer {
     pub name: &'static str,
     echo: &'static [&'static str],
     chat: Option<&'static str>,
+    datagrams: Option<&'static str>,
 }
 
 /// What the others are compared with.
-pub const BASELINE: Peer =
-    Peer { name: "raw-level", echo: &["echo_raw_level"], chat: Some("chat_raw_level") };
+pub const BASELINE: Peer = Peer {
+    name: "raw-level",
+    echo: &["echo_raw_level"],
+    chat: Some("chat_raw_level"),
+    datagrams: Some("udp_raw_level"),
+};
 
 /// The baseline once more, as a process of its own: how far its ratio strays from 1 is what a ratio is worth.
 pub const CONTROL: Peer = Peer { name: "raw-level (control)", ..BASELINE };
 
 /// In C, and left out where libuv is not installed.
-pub const LIBUV: Peer = Peer { name: "libuv", echo: &["echo_libuv"], chat: Some("chat_libuv") };
+pub const LIBUV: Peer =
+    Peer { name: "libuv", echo: &["echo_libuv"], chat: Some("chat_libuv"), datagrams: None };
 
 /// All but the control.
 pub const ALL: &[Peer] = &[
     BASELINE,
-    Peer { name: "raw-edge", echo: &["echo_raw_edge"], chat: None },
-    Peer { name: "mio", echo: &["echo_mio"], chat: None },
+    Peer { name: "raw-edge", echo: &["echo_raw_edge"], chat: None, datagrams: None },
+    Peer { name: "mio", echo: &["echo_mio"], chat: None, datagrams: Some("udp_mio") },
     #[cfg(feature = "twistor")]
-    Peer { name: "twistor", echo: &["echo_twistor"], chat: Some("chat_twistor") },
-    Peer { name: "calloop", echo: &["echo_calloop"], chat: None },
+    Peer {
+        name: "twistor",
+        echo: &["echo_twistor"],
+        chat: Some("chat_twistor"),
+        datagrams: Some("udp_twistor"),
+    },
+    Peer { name: "calloop", echo: &["echo_calloop"], chat: None, datagrams: None },
     LIBUV,
-    Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio") },
-    Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None },
+    Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio"), datagrams: Some("udp_tokio") },
+    Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None, datagrams: None },
 ];
 
 impl Peer {
@@ -64,11 +77,14 @@ impl Peer {
     /// # Errors
     /// It has not been built.
     pub fn command(&self, service: Service) -> io::Result<Option<Vec<OsString>>> {
-        let words = match (service, &self.chat) {
-            (Service::Echo, _) => self.echo,
-            (Service::Chat, Some(program)) => std::slice::from_ref(program),
-            (Service::Chat, None) => return Ok(None),
+        let program = match service {
+            Service::Echo => None,
+            Service::Chat if self.chat.is_none() => return Ok(None),
+            Service::Chat => self.chat.as_ref(),
+            Service::Datagrams if self.datagrams.is_none() => return Ok(None),
+            Service::Datagrams => self.datagrams.as_ref(),
         };
+        let words = program.map_or(self.echo, std::slice::from_ref);
         let [program, options @ ..] = words else { return Ok(None) };
         let mut command = vec![program_path(program)?.into_os_string(), OsString::from("127.0.0.1:0")];
         command.extend(options.iter().map(OsString::from));

@@ -39,6 +39,7 @@ enum Load {
     FanOut { members: usize, lines: u64 },
     Flood { pause: Duration, duration: Duration },
     Storm { pause: Duration, connections: usize },
+    Datagrams { datagrams: u64, burst: usize },
 }
 
 const CPU_PER_MESSAGE: Metric = Metric { name: "server CPU per message (ns)", digits: 0 };
@@ -47,6 +48,8 @@ const CPU_PER_CONNECTION: Metric = Metric { name: "server CPU per connection (ns
 const CONNECTIONS: Metric = Metric { name: "connections per second", digits: 0 };
 const CPU_PER_DELIVERY: Metric = Metric { name: "server CPU per delivery (ns)", digits: 0 };
 const DELIVERIES: Metric = Metric { name: "deliveries per second", digits: 0 };
+const CPU_PER_DATAGRAM: Metric = Metric { name: "server CPU per datagram (ns)", digits: 0 };
+const DATAGRAMS: Metric = Metric { name: "datagrams per second", digits: 0 };
 const MEMORY: Metric = Metric { name: "resident bytes per connection", digits: 0 };
 const WAKE_UPS: Metric = Metric { name: "wake-ups per second", digits: 1 };
 const P99: Metric = Metric { name: "p99 (µs)", digits: 0 };
@@ -108,6 +111,18 @@ pub const ALL: &[Scenario] = &[
         by_ratio: false,
         load: Load::Storm { pause: Duration::from_millis(1), connections: 5000 },
     },
+    Scenario {
+        name: "udp",
+        title: "64 B datagrams, one at a time",
+        by_ratio: true,
+        load: Load::Datagrams { datagrams: 50_000, burst: 1 },
+    },
+    Scenario {
+        name: "udp-32",
+        title: "64 B datagrams, 32 at a time",
+        by_ratio: true,
+        load: Load::Datagrams { datagrams: 400_000, burst: 32 },
+    },
 ];
 
 impl Scenario {
@@ -125,7 +140,11 @@ impl Scenario {
 
     /// Which server it needs.
     pub fn service(&self) -> Service {
-        if matches!(self.load, Load::FanOut { .. }) { Service::Chat } else { Service::Echo }
+        match self.load {
+            Load::FanOut { .. } => Service::Chat,
+            Load::Datagrams { .. } => Service::Datagrams,
+            _ => Service::Echo,
+        }
     }
 
     /// Puts the load on a fresh server. Connecting and the first message of each connection are not measured,
@@ -139,6 +158,11 @@ impl Scenario {
                 let mut clients = EchoClients::connect(server.address(), connections)?;
                 let messages = clients.messages(&load);
                 measured(server, messages, [CPU_PER_MESSAGE, MESSAGES], || clients.run(&load))
+            }
+            Load::Datagrams { datagrams, burst } => {
+                let mut client = load::Datagrams::open(server.address())?;
+                client.run(20 * burst as u64, burst)?;
+                measured(server, datagrams, [CPU_PER_DATAGRAM, DATAGRAMS], || client.run(datagrams, burst))
             }
             Load::Churn { connections } => {
                 load::churn(server.address(), 10)?;

@@ -4,7 +4,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 
 use socket2::{Domain, Socket, Type};
@@ -52,6 +52,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     open().map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })
+}
+
+/// A non-blocking socket for datagrams.
+///
+/// # Errors
+/// The address cannot be bound.
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot bind {address}: {error}")))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Tells whoever started this peer that it is ready.

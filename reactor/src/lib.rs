@@ -42,6 +42,7 @@
 //!   that closures can be [posted](Connection::post) into it from anywhere.
 //! * [`Handle`]: the reactor for everybody: listen, connect, call later, stop. [`Remote`] and [`Sender`] are the ways
 //!   in from other threads.
+//! * [`DatagramProtocol`]: the hooks of a socket for datagrams, [`DatagramSocket`].
 //! * [`endpoint`]: where to listen and to connect, as strings or builders.
 //! * [`ReactorBuilder`]: limits, time-outs and policies.
 //!
@@ -57,6 +58,7 @@
 //! which is tested on Linux as well.
 
 mod core;
+mod datagram;
 mod driver;
 pub mod endpoint;
 mod net;
@@ -73,6 +75,8 @@ pub use bytes;
 pub use core::address::{Address, UnixAddress};
 #[cfg(unix)]
 pub use core::credentials::Credentials;
+pub use core::multicast::MulticastInterface;
+pub use datagram::DatagramProtocol;
 pub use net::reason::Reason;
 pub use net::timeouts::{Timeout, Timeouts};
 pub use protocol::{Eof, Factory, IntoProtocol, OnTimeout, Peer, Protocol, SharedFactory};
@@ -82,6 +86,7 @@ pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
 pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
 pub use reactor::connecting::Connector;
+pub use reactor::datagrams::{DatagramSocket, DatagramStats};
 pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 #[cfg(unix)]
 pub use reactor::descriptor::DescriptorWatch;

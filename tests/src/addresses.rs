@@ -40,6 +40,27 @@ impl Machine {
         }
     }
 
+    /// An address where nobody takes datagrams.
+    ///
+    /// # Panics
+    ///
+    /// The kernel has none.
+    #[must_use]
+    pub fn vacant_for_datagrams(&self) -> SocketAddr {
+        // Held, so that nobody else gets the number meanwhile, and deaf to everybody but a peer that never sends.
+        thread_local! {
+            static DEAF: std::net::UdpSocket = {
+                let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
+                socket.connect(("127.0.0.2", 9)).expect("a peer");
+                socket
+            };
+        }
+        match self {
+            Self::Real => DEAF.with(|socket| socket.local_addr().expect("an address")),
+            Self::Simulated(_) => ([127, 0, 0, 1], 1).into(),
+        }
+    }
+
     /// A listener that answers no attempt.
     ///
     /// # Panics

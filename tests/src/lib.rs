@@ -18,7 +18,8 @@ pub use addresses::Silent;
 pub use buffers::{Buffers, pattern};
 pub use child::in_child;
 pub use descriptor::becomes_readable;
-pub use machine::{Listener, Machine, Socket};
+pub use machine::{Listener, Machine, Mailbox, Socket};
+pub use mail::{Heard, Mail, Post};
 
 mod addresses;
 pub mod allocations;
@@ -27,6 +28,7 @@ mod child;
 mod descriptor;
 mod guide;
 mod machine;
+mod mail;
 pub mod process;
 pub mod pty;
 

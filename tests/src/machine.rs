@@ -2,11 +2,11 @@
 //! beside the reactor, so that it is written once for both.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use twistor::testing::{Host, RawListener, RawStream};
+use twistor::testing::{Host, RawDatagrams, RawListener, RawStream};
 
 use crate::PATIENCE;
 
@@ -97,6 +97,24 @@ impl Machine {
     #[must_use]
     pub fn listen_somewhere(&self) -> Listener {
         self.listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
+    }
+
+    /// A socket for datagrams on a free port of 127.0.0.1, which is nothing to the reactor.
+    ///
+    /// # Panics
+    ///
+    /// There is none.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        match self {
+            Self::Real => {
+                let socket = UdpSocket::bind(any).expect("a free port");
+                socket.set_nonblocking(true).expect("a socket that does not block");
+                Mailbox::Real(socket)
+            }
+            Self::Simulated(host) => Mailbox::Simulated(host.datagrams_raw(any).expect("a free port")),
+        }
     }
 
     /// How many descriptors its process has open; in a simulation those of the reactor alone.
@@ -283,6 +301,67 @@ impl Listener {
                 Err(error) => panic!("cannot accept: {error}"),
             },
             Self::Simulated(listener) => listener.accept().map(Socket::Simulated),
+        }
+    }
+}
+
+/// A socket for datagrams that does not block, for a test to drive by hand.
+#[derive(Debug)]
+pub enum Mailbox {
+    /// Of the kernel.
+    Real(UdpSocket),
+    /// Of a simulated network.
+    Simulated(RawDatagrams),
+}
+
+impl Mailbox {
+    /// Our address.
+    ///
+    /// # Panics
+    ///
+    /// The kernel does not tell.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Real(socket) => socket.local_addr().expect("an address"),
+            Self::Simulated(socket) => socket.local_addr(),
+        }
+    }
+
+    /// Sends a datagram.
+    ///
+    /// # Panics
+    ///
+    /// It does not go.
+    pub fn send(&self, data: &[u8], to: &twistor::Address) {
+        let to = to.socket_addr().expect("an IP address");
+        match self {
+            Self::Real(socket) => drop(socket.send_to(data, to).expect("it goes")),
+            Self::Simulated(socket) => socket.send_to(data, to).expect("it goes"),
+        }
+    }
+
+    /// The next datagram that has arrived, and from whom it is.
+    ///
+    /// # Panics
+    ///
+    /// The socket is broken.
+    #[must_use]
+    pub fn receive(&self) -> Option<(Vec<u8>, SocketAddr)> {
+        let received = match self {
+            Self::Real(socket) => {
+                let mut buffer = vec![0; 1 << 16];
+                socket.recv_from(&mut buffer).map(|(count, from)| {
+                    buffer.truncate(count);
+                    (buffer, from)
+                })
+            }
+            Self::Simulated(socket) => socket.receive_from(),
+        };
+        match received {
+            Ok(datagram) => Some(datagram),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("cannot receive: {error}"),
         }
     }
 }

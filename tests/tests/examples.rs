@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, PipeWriter, Read, Write, pipe};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -196,7 +196,7 @@ fn pattern(length: usize) -> Vec<u8> {
 mod all {
     use super::*;
 
-    const ALL: [&str; 20] = [
+    const ALL: [&str; 22] = [
         "echo_server",
         "chat",
         "port_forward",
@@ -209,6 +209,8 @@ mod all {
         "subprocess",
         "process_supervisor",
         "reconnect",
+        "udp_echo",
+        "multicast_discovery",
         "embed_poll",
         "embed_calloop",
         "embed_tokio",
@@ -295,6 +297,104 @@ mod echo_server {
         let complaint = server.errors.until(&address.to_string());
         assert!(complaint.contains("in use"), "{complaint}");
         assert!(!server.wait().success());
+    }
+}
+
+mod udp_echo {
+    use super::*;
+
+    const ANY_PORT: &str = "udp:0:interface=127.0.0.1";
+
+    fn client(address: SocketAddr) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        socket.connect(address).expect("a peer");
+        socket
+    }
+
+    #[test]
+    fn returns_every_datagram_and_says_how_many() {
+        let (mut server, address) = Program::serve("udp_echo", &[ANY_PORT]);
+        let client = client(address);
+        for length in [5, 0, 1, 9000, 65_507] {
+            let data = pattern(length);
+            client.send(&data).expect("it goes");
+            let mut answer = vec![0; 70_000];
+            let count = client.recv(&mut answer).expect("an answer");
+            assert!(answer[..count] == data);
+        }
+        server.signal("-TERM");
+        let served = server.output.until("udp_echo: ");
+        assert!(served.contains("5 datagrams received, 5 sent"), "{served}");
+        assert!(server.wait().success());
+        assert_eq!(server.errors.rest(), [""; 0]);
+    }
+
+    #[test]
+    fn can_be_talked_to_with_nc() {
+        let (_server, address) = Program::serve("udp_echo", &[ANY_PORT]);
+        let mut nc = Command::new("nc");
+        nc.args(["-u", &address.ip().to_string(), &address.port().to_string()]);
+        let mut nc = match nc.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                println!("skipped: there is no nc on this machine");
+                return;
+            }
+            nc => nc.expect("nc"),
+        };
+        let mut input = nc.stdin.take().expect("piped");
+        input.write_all(b"hello\n").expect("nc reads");
+        let answer = Lines::of(nc.stdout.take().expect("piped")).next();
+        let _ = nc.kill();
+        let _ = nc.wait();
+        assert_eq!(answer.as_deref(), Some("hello"));
+    }
+}
+
+mod multicast_discovery {
+    use super::*;
+
+    /// A port that nobody else has now.
+    fn free_port() -> String {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.local_addr().expect("an address").port().to_string()
+    }
+
+    #[test]
+    fn two_find_each_other_and_notice_when_one_leaves() {
+        let port = free_port();
+        let alice = Program::start("multicast_discovery", &["alice", &port]);
+        alice.output.until("alice: listening");
+        let mut bob = Program::start("multicast_discovery", &["bob", &port]);
+        alice.output.until("found bob at 127.0.0.1:");
+        bob.output.until("found alice at 127.0.0.1:");
+        bob.signal("-TERM");
+        alice.output.until("bob left");
+        assert!(bob.wait().success());
+    }
+
+    #[test]
+    fn one_that_dies_without_a_word_is_missed() {
+        let port = free_port();
+        let alice = Program::start("multicast_discovery", &["alice", &port]);
+        let bob = Program::start("multicast_discovery", &["bob", &port]);
+        alice.output.until("found bob at ");
+        bob.signal("-KILL");
+        alice.output.until("bob is silent");
+    }
+
+    #[test]
+    fn what_is_no_announcement_is_ignored() {
+        let port = free_port();
+        let alice = Program::start("multicast_discovery", &["alice", &port]);
+        alice.output.until("alice: listening");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let to = format!("127.0.0.1:{port}");
+        for garbage in [&b""[..], b"\xff\xff", b"hello", b"here", b"here ", b"left nobody", &[b'x'; 60_000]] {
+            socket.send_to(garbage, &to).expect("it goes");
+        }
+        socket.send_to(b"here eve", &to).expect("it goes");
+        assert!(alice.output.until("found ").starts_with("alice: found eve at 127.0.0.1:"));
     }
 }
 

@@ -4,6 +4,7 @@
 mod bystander;
 mod churn;
 mod connect;
+mod datagrams;
 mod echo;
 mod fan_out;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 pub use bystander::{Latencies, Probe, connect_storm, flood};
 pub use churn::churn;
+pub use datagrams::Datagrams;
 pub use echo::{Echo, EchoClients, Pace};
 pub use fan_out::FanOut;
 

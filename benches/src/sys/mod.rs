@@ -10,4 +10,4 @@ pub use epoll::{EDGE, Epoll, Event, IN, OUT, RDHUP};
 pub use process::{
     CpuClock, kill_group, own_cpu, pin_to_cpu, prepare_child, raise_open_file_limit, terminate, wait_readable,
 };
-pub use socket::{accept, recv, send};
+pub use socket::{accept, recv, send, send_many};

@@ -42,3 +42,31 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
     if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
 }
+
+/// Sends datagrams of one length over a connected socket, all with one call.
+///
+/// # Errors
+/// What `sendmmsg` reports, or that the kernel did not take all of them.
+pub fn send_many<const N: usize>(socket: BorrowedFd<'_>, datagrams: &[[u8; N]]) -> io::Result<()> {
+    let mut slices: Vec<libc::iovec> = datagrams
+        .iter()
+        .map(|data| libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: N })
+        .collect();
+    let mut headers: Vec<libc::mmsghdr> = slices
+        .iter_mut()
+        .map(|slice| {
+            // SAFETY: all of these are numbers and pointers, for which zero is a value.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+            header
+        })
+        .collect();
+    let count = headers.len() as libc::c_uint;
+    // SAFETY: the headers, and what they point to, live through the call; the data is only read.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if sent as usize == datagrams.len() { Ok(()) } else { Err(io::Error::other("the kernel took only some")) }
+}

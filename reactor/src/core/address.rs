@@ -77,6 +77,12 @@ impl From<SocketAddr> for Address {
     }
 }
 
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Self {
+        address.clone()
+    }
+}
+
 impl From<UnixAddress> for Address {
     fn from(address: UnixAddress) -> Self {
         Self::Unix(address)

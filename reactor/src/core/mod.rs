@@ -8,6 +8,8 @@ pub(crate) mod address;
 pub(crate) mod cache;
 #[cfg(unix)]
 pub(crate) mod credentials;
+pub(crate) mod datagrams;
+pub(crate) mod multicast;
 pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -9,8 +9,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::options::{ConnectSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
-use super::{Completion, Driver, Sent};
+use super::options::{ConnectSpec, DatagramSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
+use super::{Completion, DatagramBatch, DatagramsSent, Driver, Sent};
+use crate::core::address::Address;
+use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::random::Generator;
@@ -295,6 +297,45 @@ impl Middleware {
         })
     }
 
+    pub(super) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
+        self.trace(Some(token), "opens for datagrams", 0);
+        self.below.bind_datagram(token, spec)
+    }
+
+    pub(super) fn receive_datagrams(
+        &mut self,
+        socket: Token,
+        batch: &mut DatagramBatch,
+        count: usize,
+        max: usize,
+    ) -> io::Result<()> {
+        if self.happens(|faults| faults.would_block) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = if self.happens(|faults| faults.short_reads) { self.shorter(count) } else { count };
+        self.below.receive_datagrams(socket, batch, count, max)?;
+        if self.tracer.is_some() {
+            for datagram in (0..batch.len()).filter_map(|index| batch.get(index)) {
+                self.trace(Some(socket), "receives a datagram", datagram.data.len());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_datagrams(
+        &mut self,
+        socket: Token,
+        queue: &mut DatagramQueue<Address>,
+    ) -> io::Result<DatagramsSent> {
+        if self.happens(|faults| faults.would_block) {
+            return Ok(DatagramsSent::Blocked);
+        }
+        let before = queue.byte_count();
+        let result = self.below.send_datagrams(socket, queue);
+        self.trace(Some(socket), "sends datagrams", before - queue.byte_count());
+        result
+    }
+
     pub(super) fn listen(&mut self, token: Token, spec: &ListenSpec) -> io::Result<SocketAddr> {
         self.trace(Some(token), "listens", 0);
         self.below.listen(token, spec)
@@ -344,6 +385,7 @@ fn described(completion: &Completion<'_>) -> (Option<Token>, &'static str, usize
         Completion::RelayReady { stream } => (Some(*stream), "has something to relay", 0),
         Completion::Connected { stream, .. } => (Some(*stream), "is connected", 0),
         Completion::Failed { stream, .. } => (Some(*stream), "fails", 0),
+        Completion::Datagrams { socket, .. } => (Some(*socket), "is ready for datagrams", 0),
         #[cfg(unix)]
         Completion::Ready { source } => (Some(*source), "is ready", 0),
         Completion::Woken => (None, "is woken", 0),

@@ -18,10 +18,12 @@ use std::time::{Duration, Instant};
 use crate::core::address::Address;
 #[cfg(unix)]
 use crate::core::credentials::Credentials;
+use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 
+mod datagram;
 #[cfg(feature = "testing")]
 pub(crate) mod middleware;
 mod ops;
@@ -36,8 +38,11 @@ mod splice;
 mod unix;
 mod waiter;
 
+pub(crate) use datagram::{BATCH, DatagramBatch, DatagramsSent};
 pub(crate) use ops::ticks;
-use options::{ConnectSpec, KeepAliveSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
+use options::{
+    ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, UnixConnectSpec, UnixListenSpec,
+};
 pub(crate) use poll::PollDriver;
 #[cfg(feature = "testing")]
 pub(crate) use simulated::SimDriver;
@@ -102,6 +107,9 @@ pub(crate) enum Completion<'b> {
     Connected { stream: Token, local: Address },
     /// A stream or an attempt is dead.
     Failed { stream: Token, error: io::Error },
+    /// A socket for datagrams can be [received](Driver::receive_datagrams) from or sent to, or was told of an error
+    /// that is lost if it is not looked at.
+    Datagrams { socket: Token, readable: bool, writable: bool, error: Option<io::Error> },
     /// A descriptor is ready for what it is watched for.
     #[cfg(unix)]
     Ready { source: Token },
@@ -204,11 +212,13 @@ pub(crate) struct Budgets {
     pub(crate) write: usize,
     /// Connections accepted from one listener per pass.
     pub(crate) accept: u32,
+    /// Datagrams received from one socket per pass.
+    pub(crate) datagrams: usize,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
-        Self { read: 256 * 1024, write: 1 << 20, accept: 64 }
+        Self { read: 256 * 1024, write: 1 << 20, accept: 64, datagrams: 256 }
     }
 }
 
@@ -309,6 +319,44 @@ impl Driver {
     /// Starts an attempt to connect, which ends in `Connected` or `Failed`.
     pub(crate) fn connect(&mut self, token: Token, spec: &ConnectSpec) -> io::Result<()> {
         each!(self, driver => driver.connect(token, spec))
+    }
+
+    /// Opens a socket for datagrams and watches it for reading; the address is the real one, also for port 0.
+    pub(crate) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
+        each!(self, driver => driver.bind_datagram(token, spec))
+    }
+
+    /// Receives at most `count` datagrams of at most `max` bytes each into `batch`, whose old content is gone.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing is there, else what the socket was told since, such as a refusal.
+    pub(crate) fn receive_datagrams(
+        &mut self,
+        socket: Token,
+        batch: &mut DatagramBatch,
+        count: usize,
+        max: usize,
+    ) -> io::Result<()> {
+        each!(self, driver => driver.receive_datagrams(socket, batch, count, max))
+    }
+
+    /// Tries to send what is queued, within the write budget. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// The first datagram still queued cannot go, or the socket was told of a refusal.
+    pub(crate) fn send_datagrams(
+        &mut self,
+        socket: Token,
+        queue: &mut DatagramQueue<Address>,
+    ) -> io::Result<DatagramsSent> {
+        each!(self, driver => driver.send_datagrams(socket, queue))
+    }
+
+    /// Changes something about an open socket for datagrams.
+    pub(crate) fn set_datagram_option(&mut self, socket: Token, option: DatagramOption) -> io::Result<()> {
+        each!(self, driver => driver.set_datagram_option(socket, option))
     }
 
     /// Opens a listening Unix socket.

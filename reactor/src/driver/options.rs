@@ -1,13 +1,14 @@
-//! What a driver needs to know to open a TCP socket: plain data, one struct per way of opening.
+//! What a driver needs to know to open a socket: plain data, one struct per way of opening.
 //!
 //! The typed builders above the driver convert into these and have checked the values by then;
 //! [`socket`](super::socket) turns them into system calls. Invariant: nothing here does anything, so every
 //! driver, also one without a kernel, can read it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::core::address::UnixAddress;
+use crate::core::address::{Address, UnixAddress};
+use crate::core::multicast::MulticastInterface;
 
 /// How to open a listening TCP socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,4 +117,43 @@ pub(crate) struct KeepAliveSpec {
     pub(crate) interval: Duration,
     /// Unanswered probes before the connection is lost.
     pub(crate) count: u32,
+}
+
+/// How to open a socket for datagrams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DatagramSpec {
+    /// The address to bind; port 0 lets the kernel choose. `None` leaves all of it to the kernel.
+    pub(crate) local: Option<Address>,
+    /// The only peer, if there is to be only one.
+    pub(crate) remote: Option<Address>,
+    /// Share the address with other sockets that ask for the same, as multicast needs it.
+    pub(crate) reuse_address: bool,
+    /// Share the port with other sockets that ask for the same; the kernel spreads datagrams over them.
+    pub(crate) reuse_port: bool,
+    /// Whether an IPv6 socket refuses IPv4 peers; `None` is "both" for `[::]` and of no meaning elsewhere.
+    pub(crate) v6only: Option<bool>,
+    /// May send to broadcast addresses.
+    pub(crate) broadcast: bool,
+    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel.
+    pub(crate) recv_buffer: Option<usize>,
+    /// The kernel's send buffer in bytes; `None` leaves it to the kernel.
+    pub(crate) send_buffer: Option<usize>,
+    /// The network device that the traffic has to use.
+    pub(crate) bind_device: Option<String>,
+}
+
+/// Something to change about an open socket for datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DatagramOption {
+    JoinGroup(IpAddr, MulticastInterface),
+    LeaveGroup(IpAddr, MulticastInterface),
+    /// Through which interface multicast is sent.
+    MulticastInterface(MulticastInterface),
+    /// How many routers multicast passes.
+    MulticastTtl(u32),
+    /// Whether this host gets what it sends to groups that it has joined.
+    MulticastLoop(bool),
+    /// How many routers everything else passes.
+    Ttl(u32),
+    Broadcast(bool),
 }

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use polling::{Event, PollMode};
 use socket2::{SockRef, Socket};
 
+use super::datagram::{self, DatagramBatch, DatagramsSent};
 use super::ops::{self, Sink};
-use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
+use super::options::{ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 #[cfg(not(unix))]
 use super::options::{UnixConnectSpec, UnixListenSpec};
 use super::socket;
@@ -28,6 +29,7 @@ use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, open_reserve};
 use crate::core::address::Address;
+use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::random::Generator;
@@ -41,6 +43,8 @@ enum Kind {
     Stream,
     /// A stream whose input is relayed by the loop instead of being read here.
     Relayed,
+    /// A socket for datagrams.
+    Datagram,
     /// A stream that stands on descriptors in the table of pipes.
     #[cfg(unix)]
     Pipe,
@@ -118,6 +122,8 @@ pub(crate) struct PollDriver {
     waiter: Waiter,
     /// Relays go through the kernel; the portable way is to copy.
     splices: bool,
+    /// Datagrams go many at a time where the system can do that; the portable way is one by one.
+    batches: bool,
     sources: Vec<Source>,
     /// Sources whose interest differs from what is registered.
     changes: Vec<Token>,
@@ -146,6 +152,7 @@ impl PollDriver {
         Ok(Self {
             waiter: Waiter::new(portable)?,
             splices: !portable,
+            batches: cfg!(target_os = "linux") && !portable,
             sources: Vec::new(),
             changes: Vec::new(),
             #[cfg(unix)]
@@ -349,6 +356,21 @@ impl PollDriver {
                 self.pipe_input_event(token, event, wanted)
             }
             Kind::Connecting => event.writable().then(|| self.finish_connect(token)),
+            Kind::Datagram => {
+                let readable = source.wanted.reads() && event.readable();
+                let writable = source.wanted.writes() && event.writable();
+                // Receiving tells an error; without it, it has to be taken, or it would be reported forever.
+                let error = match &source.socket {
+                    Some(socket) if event.error() && !readable => socket.take_error().ok().flatten(),
+                    _ => None,
+                };
+                (readable || writable || error.is_some()).then_some(Completion::Datagrams {
+                    socket: token,
+                    readable,
+                    writable,
+                    error,
+                })
+            }
             #[cfg(unix)]
             Kind::Descriptor => {
                 if source.wanted == Interest::NONE {
@@ -661,6 +683,38 @@ impl PollDriver {
         Ok(())
     }
 
+    pub(super) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
+        let (socket, address) = datagram::open(spec)?;
+        self.stats.others += 1;
+        self.install(token, Kind::Datagram, socket, Interest::READ)?;
+        Ok(address)
+    }
+
+    pub(super) fn receive_datagrams(
+        &mut self,
+        token: Token,
+        batch: &mut DatagramBatch,
+        count: usize,
+        max: usize,
+    ) -> io::Result<()> {
+        let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
+        datagram::receive(socket, batch, count, max, self.batches, &mut self.stats)
+    }
+
+    pub(super) fn send_datagrams(
+        &mut self,
+        token: Token,
+        queue: &mut DatagramQueue<Address>,
+    ) -> io::Result<DatagramsSent> {
+        let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
+        datagram::send(socket, queue, self.budgets.write, self.batches, &mut self.stats)
+    }
+
+    pub(super) fn set_datagram_option(&mut self, token: Token, option: DatagramOption) -> io::Result<()> {
+        self.stats.others += 1;
+        self.with_socket(token, |socket| datagram::set_option(socket, option))
+    }
+
     #[cfg(not(unix))]
     pub(super) fn listen_unix(&mut self, _: Token, _: &UnixListenSpec) -> io::Result<()> {
         Err(no_unix_sockets())
@@ -774,7 +828,7 @@ impl PollDriver {
             Kind::Descriptor => {}
             #[cfg(unix)]
             Kind::Passing => {}
-            Kind::Vacant | Kind::Stream | Kind::Relayed => {}
+            Kind::Vacant | Kind::Stream | Kind::Relayed | Kind::Datagram => {}
         }
     }
 

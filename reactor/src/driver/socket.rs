@@ -294,28 +294,28 @@ fn round_up(time: Duration) -> Duration {
 }
 
 #[cfg(target_os = "freebsd")]
-fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+pub(super) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     // Here SO_REUSEPORT alone gives every connection to one of the sharers.
     socket.set_reuse_port_lb(true)
 }
 
 #[cfg(all(unix, not(any(target_os = "freebsd", target_os = "solaris", target_os = "illumos"))))]
-fn set_reuse_port(socket: &Socket) -> io::Result<()> {
+pub(super) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)
 }
 
 #[cfg(any(not(unix), target_os = "solaris", target_os = "illumos"))]
-fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
+pub(super) fn set_reuse_port(_socket: &Socket) -> io::Result<()> {
     unsupported()
 }
 
 #[cfg(target_os = "linux")]
-fn set_bind_device(socket: &Socket, device: &str) -> io::Result<()> {
+pub(super) fn set_bind_device(socket: &Socket, device: &str) -> io::Result<()> {
     socket.bind_device(Some(device.as_bytes()))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn set_bind_device(_socket: &Socket, _device: &str) -> io::Result<()> {
+pub(super) fn set_bind_device(_socket: &Socket, _device: &str) -> io::Result<()> {
     unsupported()
 }
 
@@ -360,7 +360,7 @@ fn set_tcp_option(socket: &Socket, name: libc::c_int, value: libc::c_int) -> io:
 }
 
 #[allow(dead_code, reason = "on Linux nothing is unsupported")]
-fn unsupported<T>() -> io::Result<T> {
+pub(super) fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no such option"))
 }
 

@@ -43,6 +43,18 @@ pub(super) const DEFER_ACCEPT: Limit<Duration> = Limit {
 pub(super) const CONNECT_TIMEOUT: Limit<Duration> =
     Limit { min: Duration::from_nanos(1), max: Duration::from_secs(86_400), advice: "30 suits most clients" };
 
+/// A queue has to hold something; one of millions is a leak with a name.
+pub(super) const DATAGRAM_QUEUE: Limit<usize> =
+    Limit { min: 1, max: 1 << 20, advice: "1024 suits most programs" };
+
+/// The longest datagram has to fit.
+pub(super) const DATAGRAM_QUEUE_BYTES: Limit<usize> =
+    Limit { min: 65_535, max: 1 << 30, advice: "one datagram has to fit" };
+
+/// UDP has 16 bits for the length.
+pub(super) const MAX_DATAGRAM: Limit<usize> =
+    Limit { min: 1, max: 65_535, advice: "leave it out to receive every datagram whole" };
+
 /// Smallest and largest value of an option, and what to do instead of leaving the range.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit<T> {

@@ -66,6 +66,26 @@
 //! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `bind_device` | the name of a network device | yes | yes | any |
 //!
+//! For datagrams there are endpoints of their own, [`DatagramEndpoint`] and [`DatagramConnectEndpoint`]:
+//!
+//! | kind | to receive and send | to connect |
+//! |---|---|---|
+//! | `udp` | `udp:PORT`, at all IPv4 addresses unless `interface` is given | `udp:ADDRESS:PORT`, an IP address |
+//! | `udp6` | `udp6:PORT`, at all addresses, IPv6 and IPv4, unless `interface` is given | |
+//!
+//! | keyword | value | to receive and send | to connect | without it |
+//! |---|---|---|---|---|
+//! | `interface` | the IP address to receive at | yes | | all |
+//! | `reuse_address` | yes or no | yes | | no |
+//! | `reuse_port` | yes or no | yes | | no |
+//! | `v6only` | yes or no; for IPv6 only | yes | | no |
+//! | `bind_address` | the local IP address, possibly with `\:` and a port | | yes | the system's choice |
+//! | `broadcast` | yes or no | yes | yes | no |
+//! | `recv_buffer`, `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
+//! | `bind_device` | the name of a network device | yes | yes | any |
+//! | `queue` | datagrams that wait to be sent, 1 to 1048576 | yes | yes | 1024 |
+//! | `queue_bytes` | bytes of those, 65535 to 1073741824 | yes | yes | 4194304 |
+//! | `max_datagram` | bytes that are received of one datagram, 1 to 65535 | yes | yes | 65535 |
 //! Those of `unix`:
 //!
 //! | keyword | value | to listen | to connect | without it |
@@ -79,8 +99,8 @@
 //! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //!
 //! Yes can be written `yes`, `true`, `on` or `1`, no `no`, `false`, `off` or `0`. Seconds can have a
-//! fraction. What the options do, and which systems have them, stands at the methods of [`TcpListen`] and
-//! [`TcpConnect`].
+//! fraction. What the options do, and which systems have them, stands at the methods of [`TcpListen`],
+//! [`TcpConnect`], [`UdpBind`] and [`UdpConnect`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -120,6 +140,8 @@ mod other;
 mod parse;
 mod tcp;
 mod tcp_string;
+mod udp;
+mod udp_string;
 mod unix;
 mod unix_string;
 
@@ -138,6 +160,8 @@ pub(crate) use other::Which;
 pub use other::{Activated, Inherited, ProcessConnect};
 pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
+pub(crate) use udp::DatagramLimits;
+pub use udp::{UdpBind, UdpConnect};
 pub use unix::{UnixConnect, UnixListen};
 
 /// Where to listen: one variant per kind of transport.
@@ -466,6 +490,156 @@ impl IntoConnectEndpoint for String {
         ConnectEndpoint::parse(&self, is_added)
     }
 }
+
+/// Where to receive datagrams, and to send them from: one variant per kind of socket.
+///
+/// Made from a string with [`str::parse`] (see the [module](self)) or from a builder.
+///
+/// ```
+/// use twistor::endpoint::{DatagramEndpoint, UdpBind};
+///
+/// let endpoint: DatagramEndpoint = "udp:8000:interface=127.0.0.1:broadcast=yes".parse()?;
+/// assert_eq!(endpoint, UdpBind::new(8000).interface([127, 0, 0, 1]).broadcast(true).into());
+/// # Ok::<(), twistor::endpoint::EndpointError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DatagramEndpoint {
+    /// A UDP port.
+    Udp(UdpBind),
+}
+
+impl FromStr for DatagramEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let endpoint = EndpointString::parse(text)?;
+        match endpoint.kind() {
+            "udp" => udp_string::bind(endpoint).map(Self::Udp),
+            "udp6" => udp_string::bind_v6(endpoint).map(Self::Udp),
+            _ => Err(endpoint.unknown_kind("datagrams", &["udp", "udp6"])),
+        }
+    }
+}
+
+impl From<UdpBind> for DatagramEndpoint {
+    fn from(udp: UdpBind) -> Self {
+        Self::Udp(udp)
+    }
+}
+
+/// To whom to connect a socket for datagrams: one variant per kind of socket.
+///
+/// Made from a string with [`str::parse`] (see the [module](self)) or from a builder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DatagramConnectEndpoint {
+    /// A UDP address.
+    Udp(UdpConnect),
+}
+
+impl FromStr for DatagramConnectEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let endpoint = EndpointString::parse(text)?;
+        match endpoint.kind() {
+            "udp" => udp_string::connect(endpoint).map(Self::Udp),
+            _ => Err(endpoint.unknown_kind("connecting datagrams", &["udp"])),
+        }
+    }
+}
+
+impl From<UdpConnect> for DatagramConnectEndpoint {
+    fn from(udp: UdpConnect) -> Self {
+        Self::Udp(udp)
+    }
+}
+
+/// Where datagrams can be received: an endpoint, its builder, an endpoint string, or a [`SocketAddr`] (which
+/// means UDP).
+pub trait IntoDatagramEndpoint {
+    /// The endpoint, with all its values checked.
+    ///
+    /// # Errors
+    ///
+    /// If a string cannot be read, or a value is out of its range or contradicts another.
+    fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError>;
+}
+
+/// To whom a socket for datagrams can be connected: an endpoint, its builder, an endpoint string, or a [`SocketAddr`]
+/// (which means UDP).
+pub trait IntoDatagramConnectEndpoint {
+    /// The endpoint, with all its values checked.
+    ///
+    /// # Errors
+    ///
+    /// If a string cannot be read, or a value is out of its range or contradicts another.
+    fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError>;
+}
+
+impl IntoDatagramEndpoint for DatagramEndpoint {
+    fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
+        match &self {
+            Self::Udp(udp) => udp.check()?,
+        }
+        Ok(self)
+    }
+}
+
+impl IntoDatagramConnectEndpoint for DatagramConnectEndpoint {
+    fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
+        match &self {
+            Self::Udp(udp) => udp.check()?,
+        }
+        Ok(self)
+    }
+}
+
+impl IntoDatagramEndpoint for UdpBind {
+    fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
+        DatagramEndpoint::Udp(self).into_datagram_endpoint()
+    }
+}
+
+impl IntoDatagramConnectEndpoint for UdpConnect {
+    fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
+        DatagramConnectEndpoint::Udp(self).into_datagram_connect_endpoint()
+    }
+}
+
+impl IntoDatagramEndpoint for SocketAddr {
+    fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
+        UdpBind::on(self).into_datagram_endpoint()
+    }
+}
+
+impl IntoDatagramConnectEndpoint for SocketAddr {
+    fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
+        UdpConnect::new(self).into_datagram_connect_endpoint()
+    }
+}
+
+/// Everything that is text is parsed.
+macro_rules! from_text {
+    ($($text:ty),*) => {
+        $(
+            impl IntoDatagramEndpoint for $text {
+                fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
+                    self.parse()
+                }
+            }
+
+            impl IntoDatagramConnectEndpoint for $text {
+                fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
+                    self.parse()
+                }
+            }
+        )*
+    };
+}
+
+from_text!(&str, &String, String);
 
 #[cfg(test)]
 mod tests {

@@ -53,20 +53,7 @@ pub(super) fn listen_v6(endpoint: EndpointString<'_>) -> Result<TcpListen, Endpo
 }
 
 fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen, EndpointError> {
-    refuse_address_as_argument(&endpoint)?;
-    let mut fields = endpoint.into_fields(&LISTEN)?;
-    let port = fields.number("port", &limits::LISTEN_PORT)?;
-    let port = fields.required("port", port)?;
-    let interface = if any.is_ipv6() {
-        fields.read("interface", |text| match parse::ip_address(text, port) {
-            Some(address @ SocketAddr::V6(_)) => Ok(address),
-            Some(SocketAddr::V4(_)) => Err("is an IPv4 address; its kind is tcp".to_owned()),
-            None => Err("is not an IPv6 address".to_owned()),
-        })?
-    } else {
-        fields.address("interface", port)?
-    };
-    let address = interface.unwrap_or(SocketAddr::new(any.ip(), port));
+    let (address, mut fields) = listen_address(endpoint, &LISTEN, any, "tcp")?;
 
     let mut tcp = TcpListen::on(address);
     if let Some(connections) = fields.number("backlog", &limits::BACKLOG)? {
@@ -104,6 +91,29 @@ fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen,
     }
     tcp.check_values().map_err(|complaint| fields.error(complaint))?;
     Ok(tcp)
+}
+
+/// The address of an endpoint with a port and perhaps an `interface`; `v4_kind` is what an IPv4 one is called.
+pub(super) fn listen_address<'a>(
+    endpoint: EndpointString<'a>,
+    form: &'static Form,
+    any: SocketAddr,
+    v4_kind: &str,
+) -> Result<(SocketAddr, Fields<'a>), EndpointError> {
+    refuse_address_as_argument(&endpoint)?;
+    let mut fields = endpoint.into_fields(form)?;
+    let port = fields.number("port", &limits::LISTEN_PORT)?;
+    let port = fields.required("port", port)?;
+    let interface = if any.is_ipv6() {
+        fields.read("interface", |text| match parse::ip_address(text, port) {
+            Some(address @ SocketAddr::V6(_)) => Ok(address),
+            Some(SocketAddr::V4(_)) => Err(format!("is an IPv4 address; its kind is {v4_kind}")),
+            None => Err("is not an IPv6 address".to_owned()),
+        })?
+    } else {
+        fields.address("interface", port)?
+    };
+    Ok((interface.unwrap_or(SocketAddr::new(any.ip(), port)), fields))
 }
 
 /// `tcp:HOST:PORT`.
@@ -188,14 +198,14 @@ fn keep_alive(fields: &mut Fields<'_>) -> Result<Option<KeepAlive>, EndpointErro
     Ok(value.flatten())
 }
 
-fn device(fields: &mut Fields<'_>) -> Result<Option<String>, EndpointError> {
+pub(super) fn device(fields: &mut Fields<'_>) -> Result<Option<String>, EndpointError> {
     fields.read("bind_device", |text| {
         limits::check_device(text)?;
         Ok(text.to_owned())
     })
 }
 
-fn local_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn local_address(text: &str) -> Result<SocketAddr, String> {
     parse::ip_address(text, 0)
         .or_else(|| text.parse().ok())
         .ok_or_else(|| r"is not an IP address, nor an address and a port as in 127.0.0.1\:5000".to_owned())

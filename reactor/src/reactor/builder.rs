@@ -151,6 +151,12 @@ impl ReactorBuilder {
         self
     }
 
+    /// Datagrams received from one socket before the others get their turn. Default 256.
+    pub fn datagram_budget(mut self, datagrams: usize) -> Self {
+        self.config.budgets.datagrams = datagrams;
+        self
+    }
+
     /// How long a closing connection waits for a peer that takes nothing, and for its end. Default 30 s.
     pub fn linger_timeout(mut self, timeout: Duration) -> Self {
         self.config.linger.timeout = timeout;
@@ -398,6 +404,7 @@ impl ReactorBuilder {
             ("read_budget", config.budgets.read),
             ("write_budget", config.budgets.write),
             ("accept_budget", config.budgets.accept as usize),
+            ("datagram_budget", config.budgets.datagrams),
             ("inbox_limit", config.inbox_limit),
             ("pending_connects", config.pending_connects),
             ("threads", config.threads.unwrap_or(1)),

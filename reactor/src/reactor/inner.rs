@@ -16,10 +16,11 @@ use crate::core::queue::Queue;
 use crate::core::random::Generator;
 use crate::core::slots::{Slots, Token};
 use crate::core::wheel::Wheel;
-use crate::driver::{Driver, Interest};
+use crate::driver::{DatagramBatch, Driver, Interest};
 use crate::protocol::Protocol;
 use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::{Attempt, AttemptId};
+use crate::reactor::datagrams::DatagramSocket;
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
 use crate::reactor::events::Subscriptions;
@@ -53,6 +54,7 @@ pub(crate) enum Call {
 pub(crate) enum Slot {
     Connection(Transport),
     Listener(Rc<Listening>),
+    Datagrams(DatagramSocket),
     /// One of an attempt's addresses is being tried.
     Attempt(AttemptId),
     #[cfg(unix)]
@@ -71,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) timers: RefCell<Wheel<Timer>>,
     pub(crate) calls: RefCell<Queue<Call>>,
     pub(crate) pool: Rc<Pool>,
+    /// Where datagrams are received into; made when the first come, not here while hooks look at it.
+    pub(crate) datagram_batch: Cell<Option<Box<DatagramBatch>>>,
     /// There may be something but I/O to think of: queued calls, connections to look after, timers, hooks ahead
     /// of the wait, interest to change, a shutdown. False: surely not.
     pub(crate) eventful: Cell<bool>,

@@ -21,6 +21,7 @@ pub(crate) mod builder;
 pub(crate) mod channel;
 pub(crate) mod connect_error;
 pub(crate) mod connecting;
+pub(crate) mod datagrams;
 pub(crate) mod deferred;
 #[cfg(unix)]
 pub(crate) mod descriptor;
@@ -130,6 +131,7 @@ impl Reactor {
             slots: RefCell::new(Slots::new()),
             timers: RefCell::new(Wheel::new(now)),
             calls: RefCell::new(Queue::new()),
+            datagram_batch: Cell::new(None),
             pool: Pool::new(config.output),
             attention: RefCell::new(Vec::new()),
             redelivery: RefCell::new(Vec::new()),

@@ -146,6 +146,9 @@ impl Inner {
             Completion::AcceptFailed { listener, error } => self.accept_failed(listener, &error),
             Completion::Exhausted { listener, error, shed } => self.accept_exhausted(listener, &error, shed),
             Completion::RelayReady { stream } => self.relay_ready(stream),
+            Completion::Datagrams { socket, readable, writable, error } => {
+                self.datagrams_ready(socket, readable, writable, error);
+            }
             Completion::Connected { stream, local } => self.connected(stream, local),
             Completion::Failed { stream, error } => {
                 if let Some(error) = self.attempt_failed(stream, error) {

@@ -18,7 +18,10 @@ impl Inner {
         }
         let mut list = self.attention.take();
         for token in list.drain(..) {
-            let Some(transport) = self.transport(token) else { continue };
+            let Some(transport) = self.transport(token) else {
+                self.settle_datagrams(token);
+                continue;
+            };
             transport.0.attended.set(false);
             // What only wrote, and was taken whole, needs nothing else.
             if self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut()) {

@@ -200,6 +200,7 @@ impl Inner {
     }
 
     pub(crate) fn close_listeners(&self) {
+        self.close_all_datagrams();
         for token in self.tokens(|slot| matches!(slot, Slot::Listener(_))) {
             if let Some(listening) = self.listener(token) {
                 self.stop_listening(&listening);

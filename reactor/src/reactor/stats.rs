@@ -25,6 +25,10 @@ pub(crate) struct Counters {
     pub(crate) timer_calls: Cell<u64>,
     pub(crate) calls: Cell<u64>,
     pub(crate) slow_hooks: Cell<u64>,
+    pub(crate) datagrams_received: Cell<u64>,
+    pub(crate) datagrams_sent: Cell<u64>,
+    pub(crate) datagrams_dropped: Cell<u64>,
+    pub(crate) datagrams_truncated: Cell<u64>,
     pub(crate) name_queries: Cell<u64>,
     pub(crate) name_hits: Cell<u64>,
 }
@@ -81,6 +85,14 @@ pub struct Stats {
     pub calls: u64,
     /// Times that hooks held the loop longer than the threshold.
     pub slow_hooks: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Datagrams that the system took.
+    pub datagrams_sent: u64,
+    /// Datagrams dropped because the system did not take them.
+    pub datagrams_dropped: u64,
+    /// Datagrams that were longer than their socket takes.
+    pub datagrams_truncated: u64,
     /// Names that a resolver was asked for.
     pub name_queries: u64,
     /// Names whose addresses were known already.
@@ -122,6 +134,10 @@ impl Stats {
         self.timer_calls += other.timer_calls;
         self.calls += other.calls;
         self.slow_hooks += other.slow_hooks;
+        self.datagrams_received += other.datagrams_received;
+        self.datagrams_sent += other.datagrams_sent;
+        self.datagrams_dropped += other.datagrams_dropped;
+        self.datagrams_truncated += other.datagrams_truncated;
         self.name_queries += other.name_queries;
         self.name_hits += other.name_hits;
         self.connections += other.connections;

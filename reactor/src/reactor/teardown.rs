@@ -117,6 +117,7 @@ impl Inner {
                 let factory = listening.end();
                 self.discard(factory);
             }
+            Slot::Datagrams(socket) => self.discard(socket.end()),
             #[cfg(unix)]
             Slot::Descriptor(watched) => self.discard(watched.end()),
             Slot::Attempt(_) | Slot::Reserved => {}

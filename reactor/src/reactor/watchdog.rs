@@ -31,6 +31,11 @@ pub(crate) enum Hook {
     Timer,
     Callback,
     BuildProtocol,
+    Started,
+    DatagramReceived,
+    DatagramTruncated,
+    ConnectionRefused,
+    SendFailed,
 }
 
 impl Hook {
@@ -50,6 +55,11 @@ impl Hook {
             Self::Timer => "timer",
             Self::Callback => "callback",
             Self::BuildProtocol => "build_protocol",
+            Self::Started => "started",
+            Self::DatagramReceived => "datagram_received",
+            Self::DatagramTruncated => "datagram_truncated",
+            Self::ConnectionRefused => "connection_refused",
+            Self::SendFailed => "send_failed",
         }
     }
 }

@@ -38,7 +38,7 @@ mod simulation;
 
 pub use crate::driver::middleware::{Injection, TraceEvent};
 pub use crate::driver::simulated::link::{Link, Pieces};
-pub use crate::driver::simulated::raw::{RawListener, RawStream};
+pub use crate::driver::simulated::raw::{RawDatagrams, RawListener, RawStream};
 pub use check::{check, find_failure};
 pub use clock::Clock;
 pub use fault::{Fault, Faults};

@@ -14,7 +14,7 @@ use crate::core::random::Generator;
 use crate::driver::simulated::SharedNetwork;
 use crate::driver::simulated::link::Link;
 use crate::driver::simulated::network::{HostId, Network};
-use crate::driver::simulated::raw::{RawListener, RawStream};
+use crate::driver::simulated::raw::{RawDatagrams, RawListener, RawStream};
 use crate::reactor::Reactor;
 use crate::reactor::builder::{PanicPolicy, ReactorBuilder};
 use crate::reactor::handle::Handle;
@@ -851,6 +851,15 @@ impl Host {
     /// The address is in use, or not one of this host.
     pub fn listen_raw(&self, address: SocketAddr, backlog: u32) -> io::Result<RawListener> {
         RawListener::bind(&self.network(), self.state.id, address, backlog)
+    }
+
+    /// Opens a socket for datagrams here without a reactor; port 0 is a free one.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use, or not one of this host.
+    pub fn datagrams_raw(&self, address: SocketAddr) -> io::Result<RawDatagrams> {
+        RawDatagrams::open(&self.network(), self.state.id, Some(address), None)
     }
 }
 

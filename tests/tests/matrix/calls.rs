@@ -8,7 +8,9 @@ use twistor::endpoint::KeepAlive;
 use twistor::{Deferred, Handle, SharedFactory, ShutdownPhase, Timeouts, Transport};
 
 use crate::Echo;
-use crate::stage::{BLOCK, Dropper, HOUR, Memory, Other, Place, Probe, Stage, Value, Watched, stage};
+use crate::stage::{
+    BLOCK, Dropper, HOUR, Mailman, Memory, Other, Place, Probe, Stage, Value, Watched, stage,
+};
 
 pub(crate) type OnTransport = (&'static str, fn(&Stage, &Transport, &Transport));
 
@@ -611,6 +613,64 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         assert!(!format!("{handle:?} {:?} {}", stage.remote, handle.stats()).is_empty());
         assert!(!format!("{:?} {:?}", stage.port, stage.looping).is_empty());
         assert!(!format!("{:?} {:?} {:?}", stage.delayed, stage.call, stage.sender).is_empty());
+    }),
+    ("Handle::listen_datagram", |stage| {
+        let socket = stage.handle.listen_datagram("udp:0:interface=127.0.0.1", Mailman::new());
+        assert_eq!(socket.is_err(), stage_is_gone());
+        assert!(stage.handle.listen_datagram("nonsense", Mailman::new()).is_err());
+        if let Ok(socket) = socket {
+            let again =
+                stage.handle.listen_datagram(socket.local_addr().socket_addr().unwrap(), Mailman::new());
+            assert!(again.is_err());
+        }
+    }),
+    ("Handle::connect_datagram", |stage| {
+        let socket = stage.handle.connect_datagram(stage.address(), Mailman::new());
+        assert_eq!(socket.is_err(), stage_is_gone());
+        if let Ok(socket) = socket {
+            socket.send(b"to nobody").unwrap();
+        }
+    }),
+    ("DatagramSocket::send_to", |stage| {
+        let it = &stage.mailbox;
+        let sent = it.send_to(b"to itself", it.local_addr());
+        assert_eq!(sent.is_err(), !it.is_open() || stage_is_gone());
+        assert!(it.send(b"to whom?").is_err());
+        assert!(it.send_to(&BLOCK[..], it.local_addr()).is_err());
+    }),
+    ("DatagramSocket::pause_reading", |stage| {
+        stage.mailbox.pause_reading();
+        assert!(!stage.mailbox.is_reading());
+    }),
+    ("DatagramSocket::resume_reading", |stage| {
+        stage.mailbox.pause_reading();
+        stage.mailbox.resume_reading();
+        assert_eq!(stage.mailbox.is_reading(), stage.mailbox.is_open() && !stage_is_gone());
+    }),
+    ("DatagramSocket::close", |stage| {
+        let value = Value::new();
+        let _ = stage.mailbox.send_to(b"last words", stage.mailbox.local_addr());
+        stage.mailbox.close().on_done(move |_, _| drop(value));
+        drop(stage.mailbox.close());
+        assert!(!stage.mailbox.is_open());
+        assert!(stage.mailbox.send_to(b"too late", stage.mailbox.local_addr()).is_err());
+    }),
+    ("DatagramSocket, options", |stage| {
+        let it = &stage.mailbox;
+        let group = std::net::Ipv4Addr::new(239, 255, 0, 7);
+        let _ = (it.join_multicast(group, std::net::Ipv4Addr::LOCALHOST), it.set_multicast_ttl(1));
+        let _ = (it.leave_multicast(group, std::net::Ipv4Addr::LOCALHOST), it.set_multicast_loop(true));
+        let _ = (it.set_multicast_interface(std::net::Ipv4Addr::LOCALHOST), it.set_ttl(64));
+        let _ = (it.set_broadcast(true), it.set_broadcast(false));
+    }),
+    ("DatagramSocket, questions", |stage| {
+        let it = stage.mailbox.clone();
+        assert!(it.peer_addr().is_none() && !format!("{it:?} {:?}", it.reactor()).is_empty());
+        let _ = (it.queued(), it.stats(), it.is_open());
+    }),
+    ("DatagramSocket::unref", |stage| {
+        stage.mailbox.unref();
+        stage.mailbox.unref();
     }),
     ("Port::stop_listening", |stage| {
         let value = Value::new();

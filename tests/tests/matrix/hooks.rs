@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
-use twistor::{Deferred, Handle, Port, Protocol, ShutdownPhase, Timeouts, Transport};
+use twistor::{DatagramSocket, Deferred, Handle, Port, Protocol, ShutdownPhase, Timeouts, Transport};
 use twistor_tests::Socket;
 
 use crate::stage::{
-    BLOCK, Dropper, HOUR, Hook, Kind, Memory, Other, Place, Probe, Stage, Value, Watched, panic_as_planned,
-    reach,
+    BLOCK, Dropper, HOUR, Hook, Kind, Mailman, Memory, Other, Place, Probe, Stage, Value, Watched,
+    panic_as_planned, reach,
 };
 
 fn reset(socket: &RefCell<Option<Socket>>) {
@@ -18,6 +18,10 @@ fn reset(socket: &RefCell<Option<Socket>>) {
 
 fn listen_with(stage: &Stage, factory: Watched) -> Port {
     stage.handle.listen("tcp:0:interface=127.0.0.1", factory).expect("a port")
+}
+
+fn mailman(stage: &Stage, protocol: Mailman) -> DatagramSocket {
+    stage.handle.listen_datagram("udp:0:interface=127.0.0.1", protocol).expect("a socket")
 }
 
 /// A closure of any shape: the hook, with a value of its own.
@@ -106,6 +110,38 @@ pub(crate) const HOOKS: &[Hook] = &[
         let port = listen_with(stage, Watched { stop: true, ..Watched::new() });
         stage.turns(1);
         drop(port.stop_listening());
+    }),
+    hook("datagram_received", Kind::Closure, |stage| {
+        let socket = mailman(stage, Mailman { receive: true, ..Mailman::new() });
+        for _ in 0..3 {
+            stage.mailbox.send_to(b"data", socket.local_addr()).unwrap();
+        }
+    }),
+    hook("DatagramProtocol::started", Kind::Closure, |stage| {
+        mailman(stage, Mailman { start: true, ..Mailman::new() });
+    }),
+    hook("DatagramProtocol::stopped", Kind::Closure, |stage| {
+        let socket = mailman(stage, Mailman { stop: true, ..Mailman::new() });
+        stage.turns(1);
+        drop(socket.close());
+    }),
+    hook("connection_refused", Kind::Closure, |stage| {
+        let nobody = stage.machine.vacant_for_datagrams();
+        let protocol = Mailman { hear: true, ..Mailman::new() };
+        stage.handle.connect_datagram(nobody, protocol).unwrap().send(b"data").unwrap();
+    }),
+    hook("send_failed", Kind::Closure, |stage| {
+        let socket = mailman(stage, Mailman { hear: true, ..Mailman::new() });
+        // The broadcast addresses of the loopback device and of a simulated network.
+        let last = if stage.is_simulated() { 255 } else { 127 };
+        socket.send_to(b"data", std::net::SocketAddr::from(([last, 255, 255, 255], 9))).unwrap();
+    }),
+    hook("drop of a protocol of datagrams", Kind::Dropped, |stage| {
+        let socket = mailman(stage, Mailman { _dropper: Some(Dropper::new()), ..Mailman::new() });
+        drop(socket.close());
+    }),
+    at(Place::TearDown, "drop of a protocol of datagrams at the end", Kind::Dropped, |stage| {
+        mailman(stage, Mailman { _dropper: Some(Dropper::new()), ..Mailman::new() });
     }),
     hook("before_wait", Kind::Closure, |stage| {
         let mut call = closure();

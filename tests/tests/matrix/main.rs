@@ -20,7 +20,7 @@ use twistor_tests::{Driver, World, contract, in_child};
 
 use calls::{ON_ANYTHING, ON_TRANSPORT};
 use hooks::HOOKS;
-use stage::{Action, HOUR, Hook, Kind, Place, Probe, STAGE, Stage, VALUES, Value, stage};
+use stage::{Action, HOUR, Hook, Kind, Mailman, Place, Probe, STAGE, Stage, VALUES, Value, stage};
 
 mod calls;
 mod hooks;
@@ -74,6 +74,7 @@ fn play(driver: Driver, hook: &Hook, action: Action, panics: bool) -> Vec<String
         peer: RefCell::default(),
         other_peer: RefCell::default(),
         port: reactor.listen(endpoint, factory).expect("a port"),
+        mailbox: reactor.listen_datagram("udp:0:interface=127.0.0.1", Mailman::new()).expect("a mailbox"),
         delayed: RefCell::new(reactor.call_later(HOUR, move |_| drop(value))),
         typed_delayed: RefCell::default(),
         looping: RefCell::new(reactor.every(HOUR, move |_, _| {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use twistor::testing::Simulation;
 use twistor::{
-    CallHandle, Deferred, DelayedCall, Eof, Factory, Handle, LoopingCall, OnTimeout, Port, Protocol, Reason,
-    Remote, Resolver, Sender, Timeout, Timeouts, Transport, TransportId,
+    Address, CallHandle, DatagramProtocol, DatagramSocket, Deferred, DelayedCall, Eof, Factory, Handle,
+    LoopingCall, OnTimeout, Port, Protocol, Reason, Remote, Resolver, Sender, Timeout, Timeouts, Transport,
+    TransportId,
 };
 use twistor_tests::{Machine, Socket, World};
 
@@ -132,6 +133,7 @@ pub(crate) struct Stage {
     pub(crate) peer: RefCell<Option<Socket>>,
     pub(crate) other_peer: RefCell<Option<Socket>>,
     pub(crate) port: Port,
+    pub(crate) mailbox: DatagramSocket,
     pub(crate) delayed: RefCell<DelayedCall>,
     pub(crate) typed_delayed: RefCell<Option<DelayedCall>>,
     pub(crate) looping: RefCell<LoopingCall>,
@@ -320,6 +322,54 @@ impl Protocol for Other {
     fn connection_lost(&mut self, transport: &Transport, _: &Reason) {
         if let Some(stage) = stage() {
             stage.lives.borrow_mut().entry(transport.id()).or_default().1 += 1;
+        }
+    }
+}
+
+/// A protocol of datagrams each of whose hooks may be the hook.
+pub(crate) struct Mailman {
+    pub(crate) receive: bool,
+    pub(crate) start: bool,
+    pub(crate) stop: bool,
+    pub(crate) hear: bool,
+    pub(crate) _dropper: Option<Dropper>,
+    pub(crate) _value: Value,
+}
+
+impl Mailman {
+    pub(crate) fn new() -> Self {
+        Self { receive: false, start: false, stop: false, hear: false, _dropper: None, _value: Value::new() }
+    }
+}
+
+impl DatagramProtocol for Mailman {
+    fn started(&mut self, _: &DatagramSocket) {
+        if self.start {
+            reach(Kind::Closure);
+        }
+    }
+
+    fn datagram_received(&mut self, _: &DatagramSocket, _: &[u8], _: &Address) {
+        if self.receive {
+            reach(Kind::Closure);
+        }
+    }
+
+    fn connection_refused(&mut self, _: &DatagramSocket) {
+        if self.hear {
+            reach(Kind::Closure);
+        }
+    }
+
+    fn send_failed(&mut self, _: &DatagramSocket, _: Option<&Address>, _: &std::io::Error) {
+        if self.hear {
+            reach(Kind::Closure);
+        }
+    }
+
+    fn stopped(&mut self, _: &DatagramSocket) {
+        if self.stop {
+            reach(Kind::Closure);
         }
     }
 }

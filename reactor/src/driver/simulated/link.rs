@@ -33,6 +33,8 @@ pub struct Link {
     pub(crate) jitter: Duration,
     pub(crate) bandwidth: Option<u64>,
     pub(crate) loss: f64,
+    pub(crate) reorder: f64,
+    pub(crate) duplicate: f64,
     pub(crate) pieces: Pieces,
     pub(crate) send_buffer: usize,
     pub(crate) receive_buffer: usize,
@@ -53,6 +55,8 @@ impl Link {
             jitter: Duration::from_micros(50),
             bandwidth: None,
             loss: 0.0,
+            reorder: 0.0,
+            duplicate: 0.0,
             pieces: Pieces::Whole,
             send_buffer: 256 * 1024,
             receive_buffer: 256 * 1024,
@@ -90,8 +94,8 @@ impl Link {
         self
     }
 
-    /// The probability that a segment is lost. It is sent again, 200 ms later and then at doubled intervals, and
-    /// holds up what comes behind it.
+    /// The probability that a segment is lost. Of a stream it is sent again, 200 ms later and then at doubled
+    /// intervals, and holds up what comes behind it; a datagram is gone.
     ///
     /// # Panics
     ///
@@ -99,6 +103,29 @@ impl Link {
     pub const fn loss(mut self, probability: f64) -> Self {
         assert!(probability >= 0.0 && probability < 1.0, "a loss is a probability from 0 to below 1");
         self.loss = probability;
+        self
+    }
+
+    /// The probability that a datagram is held up, so that those behind it overtake it. Others arrive in the order in
+    /// which they were sent, whatever the jitter.
+    ///
+    /// # Panics
+    ///
+    /// Below 0 or above 1.
+    pub const fn reorder(mut self, probability: f64) -> Self {
+        assert!(probability >= 0.0 && probability <= 1.0, "a probability is from 0 to 1");
+        self.reorder = probability;
+        self
+    }
+
+    /// The probability that a datagram arrives twice.
+    ///
+    /// # Panics
+    ///
+    /// Below 0 or above 1.
+    pub const fn duplicate(mut self, probability: f64) -> Self {
+        assert!(probability >= 0.0 && probability <= 1.0, "a probability is from 0 to 1");
+        self.duplicate = probability;
         self
     }
 

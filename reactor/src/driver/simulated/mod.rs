@@ -12,17 +12,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec, UnixListenSpec};
+use super::datagram::{BATCH, DatagramBatch, DatagramsSent};
+use super::options::{
+    ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec,
+    UnixListenSpec,
+};
 use super::poll::{file_too_short, file_unreadable};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, ops, socket};
 use crate::core::address::{Address, UnixAddress};
 #[cfg(unix)]
 use crate::core::credentials::Credentials;
+use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 
+mod datagram;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod raw;
@@ -41,6 +47,7 @@ enum Kind {
     Listener,
     Connecting,
     Stream,
+    Datagram,
 }
 
 #[derive(Clone, Copy)]
@@ -208,6 +215,7 @@ impl SimDriver {
                 Kind::Vacant => {}
                 Kind::Listener => network.touch_listener(source.socket),
                 Kind::Connecting | Kind::Stream => network.touch(source.socket),
+                Kind::Datagram => network.touch_mailbox(source.socket),
             }
         }
     }
@@ -241,7 +249,11 @@ impl SimDriver {
             source.listed = false;
             let (kind, socket) = (source.kind, source.socket);
             let mut network = self.network.borrow_mut();
-            if kind == Kind::Listener { network.touch_listener(socket) } else { network.touch(socket) }
+            match kind {
+                Kind::Listener => network.touch_listener(socket),
+                Kind::Datagram => network.touch_mailbox(socket),
+                _ => network.touch(socket),
+            }
         }
         next
     }
@@ -260,6 +272,21 @@ impl SimDriver {
                 None
             }
             Kind::Connecting => self.finish_connect(token, socket),
+            Kind::Datagram => {
+                let mut network = self.network.borrow_mut();
+                let now = network.local_now(self.host);
+                let mailbox = network.mailboxes.get_mut(socket)?;
+                let readable = mailbox.watch.reads() && mailbox.is_readable();
+                let writable = mailbox.watch.writes() && mailbox.is_writable(now);
+                // Receiving tells an error.
+                let error = if readable { None } else { mailbox.error.take() };
+                (readable || writable || error.is_some()).then_some(Completion::Datagrams {
+                    socket: token,
+                    readable,
+                    writable,
+                    error: error.map(Into::into),
+                })
+            }
             Kind::Stream => {
                 let mut network = self.network.borrow_mut();
                 let end = network.ends.get_mut(socket)?;
@@ -483,6 +510,89 @@ impl SimDriver {
         Ok(())
     }
 
+    pub(super) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
+        self.stats.others += 1;
+        let mut network = self.network.borrow_mut();
+        let opened = network.take_descriptor(self.host).and_then(|()| {
+            network
+                .bind_datagram(self.host, spec, Owner::Driver(token))
+                .inspect_err(|_| network.give_descriptor_back(self.host))
+        });
+        let (socket, address) = opened.map_err(|error| {
+            let (what, address) = match &spec.remote {
+                Some(remote) => ("connect to", Some(remote)),
+                None => ("bind", spec.local.as_ref()),
+            };
+            match address {
+                Some(address) => socket::describe(what, address, &error),
+                None => error,
+            }
+        })?;
+        drop(network);
+        self.install(token, Kind::Datagram, socket);
+        Ok(address)
+    }
+
+    pub(super) fn receive_datagrams(
+        &mut self,
+        token: Token,
+        batch: &mut DatagramBatch,
+        count: usize,
+        max: usize,
+    ) -> io::Result<()> {
+        let socket = self.socket(token)?;
+        batch.clear();
+        self.stats.receives += 1;
+        let mut network = self.network.borrow_mut();
+        while batch.len() < count.min(BATCH) {
+            match network.receive_datagram(socket) {
+                Ok(packet) => {
+                    batch.push(&packet.data, packet.from.into(), max);
+                    self.stats.bytes_received += packet.data.len().min(max) as u64;
+                }
+                Err(error) if batch.len() == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_datagrams(
+        &mut self,
+        token: Token,
+        queue: &mut DatagramQueue<Address>,
+    ) -> io::Result<DatagramsSent> {
+        let socket = self.socket(token)?;
+        let mut network = self.network.borrow_mut();
+        while let Some((to, data)) = queue.front() {
+            self.stats.sends += 1;
+            match network.send_datagram(socket, to.and_then(Address::socket_addr), data) {
+                Ok(()) => {
+                    self.stats.bytes_sent += data.len() as u64;
+                    queue.pop();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(DatagramsSent::Blocked),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(DatagramsSent::All)
+    }
+
+    /// There are no groups and no routers here.
+    pub(super) fn set_datagram_option(&mut self, token: Token, option: DatagramOption) -> io::Result<()> {
+        let socket = self.socket(token)?;
+        match option {
+            DatagramOption::Broadcast(on) => {
+                if let Some(mailbox) = self.network.borrow_mut().mailboxes.get_mut(socket) {
+                    mailbox.broadcast = on;
+                }
+                Ok(())
+            }
+            DatagramOption::Ttl(_) => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated network has no multicast")),
+        }
+    }
+
     pub(super) fn listen_unix(&mut self, token: Token, spec: &UnixListenSpec) -> io::Result<()> {
         self.stats.others += 1;
         let mut network = self.network.borrow_mut();
@@ -553,6 +663,11 @@ impl SimDriver {
                 listener.watch = interest;
             }
             network.touch_listener(socket);
+        } else if kind == Kind::Datagram {
+            if let Some(mailbox) = network.mailboxes.get_mut(socket) {
+                mailbox.watch = interest;
+            }
+            network.touch_mailbox(socket);
         } else {
             if let Some(end) = network.ends.get_mut(socket) {
                 end.watch = interest;
@@ -575,6 +690,7 @@ impl SimDriver {
         let mut network = self.network.borrow_mut();
         match kind {
             Kind::Listener => network.close_listener(socket),
+            Kind::Datagram => network.close_mailbox(socket),
             _ if reset => network.reset(socket),
             _ => network.close(socket),
         }
@@ -679,6 +795,7 @@ impl Drop for SimDriver {
                 Kind::Vacant => {}
                 Kind::Listener => network.close_listener(source.socket),
                 Kind::Connecting | Kind::Stream => network.close(source.socket),
+                Kind::Datagram => network.close_mailbox(source.socket),
             }
         }
     }
@@ -692,6 +809,10 @@ fn is_of_interest(network: &Network, source: &Source) -> bool {
             .get(source.socket)
             .is_some_and(|one| one.watch.reads() && !one.waiting.is_empty()),
         Kind::Connecting | Kind::Stream => network.is_of_interest(source.socket),
+        Kind::Datagram => network
+            .mailboxes
+            .get(source.socket)
+            .is_some_and(|one| one.is_of_interest(network.local_now(one.host))),
     }
 }
 

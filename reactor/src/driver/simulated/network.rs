@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use super::datagram::{Mailbox, Packet};
 use super::link::{Link, Pieces};
 use super::stream::{End, NOWHERE};
 use super::trace::{Happening, Time, Trace};
@@ -44,7 +45,7 @@ pub(super) const SYN_ANSWERS: u32 = 5;
 pub(super) const GIVE_UP: Duration = Duration::from_secs(15 * 60);
 
 /// The ports that a host chooses from, as on Linux.
-const EPHEMERAL_PORTS: Range<u16> = 32_768..61_000;
+pub(super) const EPHEMERAL_PORTS: Range<u16> = 32_768..61_000;
 
 /// Whom a socket belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +88,7 @@ pub(super) struct Host {
     pub(super) descriptors: usize,
     pub(super) descriptor_limit: usize,
     next_port: u16,
+    next_datagram_port: u16,
     /// Sockets on each port.
     ports: BTreeMap<u16, u32>,
     listeners: Vec<SocketId>,
@@ -149,6 +151,17 @@ pub(super) struct Path {
     pub(super) busy_until: u64,
     /// Its own, so that what happens elsewhere changes nothing here.
     pub(super) random: Generator,
+    pub(super) datagrams: DatagramPath,
+}
+
+/// The datagrams on their way from one host to another.
+pub(super) struct DatagramPath {
+    /// Those that arrive in order.
+    pub(super) packets: VecDeque<Packet>,
+    /// When the last of them arrives.
+    pub(super) last_arrival: u64,
+    /// Its own, so that streams go as they would without datagrams.
+    pub(super) random: Generator,
 }
 
 /// Something that will happen.
@@ -178,6 +191,14 @@ pub(super) enum Next {
     ResetBack(SocketId),
     /// A host that reads slowly may read again.
     ReadsAgain(HostId),
+    /// The first datagram on its way from one host to another arrives.
+    Datagram(HostId, HostId),
+    /// A datagram arrives that is not in order.
+    StrayDatagram(SocketId),
+    /// A socket hears that its datagram was refused.
+    DatagramRefused(SocketId),
+    /// There is room again for what this socket has to send.
+    DatagramRoom(SocketId),
 }
 
 impl Next {
@@ -196,6 +217,10 @@ impl Next {
             Self::ResetBack(id) => (10, id.key()),
             Self::ReadsAgain(host) => (11, host.0),
             Self::Acknowledged(id) => (12, id.key()),
+            Self::Datagram(from, to) => (13, from.0 << 16 | to.0),
+            Self::StrayDatagram(id) => (14, id.key()),
+            Self::DatagramRefused(id) => (15, id.key()),
+            Self::DatagramRoom(id) => (0, id.key()),
         };
         (key as u64) << 4 | kind
     }
@@ -245,6 +270,9 @@ pub(crate) struct Network {
     usual_link: Link,
     pub(super) ends: Slots<End>,
     pub(super) listeners: Slots<Listener>,
+    pub(super) mailboxes: Slots<Mailbox>,
+    /// Datagrams that arrive out of order, and from and to which host they go.
+    pub(super) strays: Slots<(HostId, HostId, Packet)>,
     events: BinaryHeap<Reverse<Event>>,
     number: u64,
     happened: u64,
@@ -262,6 +290,8 @@ impl Network {
             usual_link: Link::new(),
             ends: Slots::new(),
             listeners: Slots::new(),
+            mailboxes: Slots::new(),
+            strays: Slots::new(),
             events: BinaryHeap::new(),
             number: 0,
             happened: 0,
@@ -284,6 +314,7 @@ impl Network {
             descriptors: 0,
             descriptor_limit: usize::MAX,
             next_port: EPHEMERAL_PORTS.start,
+            next_datagram_port: EPHEMERAL_PORTS.start,
             ports: BTreeMap::new(),
             listeners: Vec::new(),
             unix_names: Vec::new(),
@@ -348,6 +379,10 @@ impl Network {
         }
         for listener in std::mem::take(&mut self.hosts[host.0].listeners) {
             self.listeners.remove(listener);
+        }
+        let open = self.mailboxes.iter().filter(|(_, one)| one.host == host);
+        for mailbox in open.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.mailboxes.remove(mailbox);
         }
         let host_state = &mut self.hosts[host.0];
         host_state.ports.clear();
@@ -482,6 +517,10 @@ impl Network {
             Next::Probed(id) => self.probed(id),
             Next::ResetBack(id) => self.reset_arrives(id),
             Next::ReadsAgain(host) => self.touch_all(host),
+            Next::Datagram(from, to) => self.datagram_arrives(from, to),
+            Next::StrayDatagram(id) => self.stray_arrives(id),
+            Next::DatagramRefused(id) => self.datagram_refused(id),
+            Next::DatagramRoom(id) => self.touch_mailbox(id),
         }
     }
 
@@ -509,6 +548,11 @@ impl Network {
             cuts: 0,
             busy_until: 0,
             random: Generator::for_purpose(seed, from.0 as u64, to.0 as u64),
+            datagrams: DatagramPath {
+                packets: VecDeque::new(),
+                last_arrival: 0,
+                random: Generator::for_purpose(seed, from.0 as u64 | 1 << 32, to.0 as u64),
+            },
         })
     }
 
@@ -709,6 +753,15 @@ impl Network {
         None
     }
 
+    /// Another port to try for datagrams.
+    pub(super) fn next_datagram_port(&mut self, host: HostId) -> u16 {
+        let state = &mut self.hosts[host.0];
+        let port = state.next_datagram_port;
+        state.next_datagram_port =
+            if port + 1 == EPHEMERAL_PORTS.end { EPHEMERAL_PORTS.start } else { port + 1 };
+        port
+    }
+
     /// Whether a socket of the host has this port.
     pub(super) fn is_taken(&self, host: HostId, port: u16) -> bool {
         self.hosts[host.0].ports.contains_key(&port)
@@ -863,7 +916,9 @@ impl Network {
             format!("listens on {} ({} waiting to be accepted)", one.address, one.waiting.len())
         });
         let ends = self.ends.iter().filter(|(_, end)| end.host == host);
-        listening.chain(ends.map(|(_, end)| end.describe())).collect()
+        let mailboxes = self.mailboxes.iter().filter(|(_, one)| one.host == host);
+        let mailboxes = mailboxes.map(|(_, one)| one.describe());
+        listening.chain(ends.map(|(_, end)| end.describe())).chain(mailboxes).collect()
     }
 }
 
@@ -879,7 +934,7 @@ pub(super) fn nanos(time: Duration) -> u64 {
 }
 
 /// Whether two listening addresses of one port would both get a connection.
-fn overlap((one, one_v6only): (IpAddr, bool), (other, other_v6only): (IpAddr, bool)) -> bool {
+pub(super) fn overlap((one, one_v6only): (IpAddr, bool), (other, other_v6only): (IpAddr, bool)) -> bool {
     match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => {
             one.is_unspecified() || other.is_unspecified() || one == other

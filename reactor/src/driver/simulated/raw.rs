@@ -8,7 +8,8 @@ use std::rc::Rc;
 use super::SharedNetwork;
 use super::network::{HostId, Owner, SocketId};
 use super::stream::Stage;
-use crate::driver::options::{ListenSpec, TcpOptions};
+use crate::core::address::Address;
+use crate::driver::options::{DatagramSpec, ListenSpec, TcpOptions};
 
 /// A stream in a simulated network without a reactor at its end: a peer that does exactly what the test tells it.
 ///
@@ -200,5 +201,81 @@ impl fmt::Debug for RawListener {
 impl Drop for RawListener {
     fn drop(&mut self) {
         self.network.borrow_mut().close_listener(self.socket);
+    }
+}
+
+/// A socket for datagrams in a simulated network without a reactor.
+pub struct RawDatagrams {
+    network: SharedNetwork,
+    socket: SocketId,
+    address: SocketAddr,
+}
+
+impl RawDatagrams {
+    pub(crate) fn open(
+        network: &SharedNetwork,
+        host: HostId,
+        local: Option<SocketAddr>,
+        remote: Option<SocketAddr>,
+    ) -> io::Result<Self> {
+        let spec = DatagramSpec {
+            local: local.map(Address::from),
+            remote: remote.map(Address::from),
+            reuse_address: false,
+            reuse_port: false,
+            v6only: None,
+            broadcast: true,
+            recv_buffer: Some(1 << 20),
+            send_buffer: None,
+            bind_device: None,
+        };
+        let (socket, address) = network.borrow_mut().bind_datagram(host, &spec, Owner::Raw)?;
+        let address = address.socket_addr().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { network: Rc::clone(network), socket, address })
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a datagram, which may get lost on its way.
+    ///
+    /// # Errors
+    ///
+    /// An earlier one was refused, or the link takes no more now ([`WouldBlock`](io::ErrorKind::WouldBlock)).
+    pub fn send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.up_to_now().send_datagram(self.socket, Some(to), data)
+    }
+
+    /// Receives the next datagram that has arrived, and from whom it is.
+    ///
+    /// # Errors
+    ///
+    /// None has arrived ([`WouldBlock`](io::ErrorKind::WouldBlock)), or one of ours was refused.
+    pub fn receive_from(&self) -> io::Result<(Vec<u8>, SocketAddr)> {
+        let packet = self.up_to_now().receive_datagram(self.socket)?;
+        Ok((packet.data, packet.from))
+    }
+
+    /// The network, with everything done that is due.
+    fn up_to_now(&self) -> std::cell::RefMut<'_, super::network::Network> {
+        let mut network = self.network.borrow_mut();
+        let now = network.now();
+        network.advance(now);
+        network
+    }
+}
+
+impl fmt::Debug for RawDatagrams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawDatagrams").field("address", &self.address).finish()
+    }
+}
+
+impl Drop for RawDatagrams {
+    fn drop(&mut self) {
+        self.network.borrow_mut().close_mailbox(self.socket);
     }
 }

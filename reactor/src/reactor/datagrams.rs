@@ -1,0 +1,995 @@
+//! Sockets for datagrams: [`Handle::listen_datagram`], [`Handle::connect_datagram`], and the
+//! [`DatagramSocket`] to send from.
+//!
+//! Datagrams come in batches. A batch is taken out of the reactor while the hooks look at it, so that they
+//! run with nothing borrowed; what the hooks of a batch send leaves together after the last of them.
+//! Invariant: whatever is queued is offered to the driver before the loop waits, unless the driver said that
+//! it takes no more.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::core::address::Address;
+use crate::core::datagrams::DatagramQueue;
+use crate::core::multicast::MulticastInterface;
+use crate::core::slots::Token;
+use crate::datagram::DatagramProtocol;
+use crate::driver::options::{DatagramOption, DatagramSpec};
+use crate::driver::{BATCH, DatagramBatch, DatagramsSent, Interest};
+use crate::endpoint::{
+    DatagramConnectEndpoint, DatagramEndpoint, DatagramLimits, IntoDatagramConnectEndpoint,
+    IntoDatagramEndpoint,
+};
+use crate::net::reason::Reason;
+use crate::reactor::deferred::Deferred;
+use crate::reactor::handle::Handle;
+use crate::reactor::inner::{Inner, Slot};
+use crate::reactor::stats::Counters;
+use crate::reactor::watchdog::Hook;
+
+/// The most that fits into a datagram: 65535 bytes less the headers of IP and UDP.
+const LONGEST_V4: usize = 65_507;
+/// The header of IPv6 does not count itself.
+const LONGEST_V6: usize = 65_527;
+/// The smallest batch: the room for one more tells whether there is one more.
+const SMALLEST_BATCH: usize = 2;
+/// Datagrams that are received singly before the next batch is tried.
+const MOST_SINGLES: u32 = 16;
+/// Failures to send whose hooks have not been called yet; more are only counted.
+const FAILURES: usize = 64;
+/// How long a socket rests when the system has no memory for more datagrams, and will not say when it has.
+const REST: Duration = Duration::from_millis(2);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Open,
+    /// By the user's wish.
+    Paused,
+    Closed,
+}
+
+/// Why the queue stays as it is for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sending {
+    Free,
+    /// The driver will report when it takes more.
+    Blocked,
+    /// A timer will try again.
+    Resting,
+}
+
+/// What can be sent to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Family {
+    V4,
+    V6 {
+        /// IPv4 addresses as well, in the notation of IPv6.
+        takes_v4: bool,
+    },
+}
+
+/// How many datagrams the next receive should ask for.
+///
+/// To ask for many costs more than to ask for one, and one is what most sockets have most of the time. So
+/// after a batch of one, some datagrams are received singly before a batch is tried again: one, then two,
+/// then four, …
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Appetite {
+    batch: usize,
+    /// Datagrams still to be received singly.
+    singles: u32,
+    /// How many there were to be, when that began.
+    span: u32,
+}
+
+impl Appetite {
+    const NEW: Self = Self { batch: SMALLEST_BATCH, singles: 0, span: 0 };
+
+    fn wanted(self) -> usize {
+        if self.singles > 0 { 1 } else { self.batch }
+    }
+
+    /// After a receive that brought `count` of `wanted`.
+    fn after(self, wanted: usize, count: usize) -> Self {
+        if wanted == 1 {
+            return Self { singles: self.singles.saturating_sub(1), ..self };
+        }
+        if count > 1 {
+            return Self { batch: (2 * count).clamp(SMALLEST_BATCH, BATCH), ..Self::NEW };
+        }
+        let span = (2 * self.span).clamp(1, MOST_SINGLES);
+        Self { batch: SMALLEST_BATCH, singles: span, span }
+    }
+}
+
+/// A datagram that arrived and was not delivered, because the socket was paused in the middle of a batch.
+struct Held {
+    data: Vec<u8>,
+    from: Address,
+    truncated: bool,
+}
+
+/// A socket inside the reactor.
+struct Mail {
+    handle: Handle,
+    token: Token,
+    local: Address,
+    peer: Option<Address>,
+    family: Family,
+    limits: DatagramLimits,
+    state: Cell<State>,
+    sending: Cell<Sending>,
+    interest: Cell<Interest>,
+    /// Stands on the list of those to look after, or is being looked after.
+    attended: Cell<bool>,
+    appetite: Cell<Appetite>,
+    queue: RefCell<DatagramQueue<Address>>,
+    held: RefCell<VecDeque<Held>>,
+    /// Failures that the protocol has not heard of.
+    failures: RefCell<Vec<(Option<Address>, io::Error)>>,
+    refusals: Cell<u32>,
+    counts: Cell<DatagramStats>,
+    /// Not here while it runs, and after the end.
+    protocol: RefCell<Option<Box<dyn DatagramProtocol>>>,
+    started: Cell<bool>,
+    referenced: Cell<bool>,
+}
+
+/// What a [`DatagramSocket`] has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DatagramStats {
+    /// Datagrams received, truncated ones included.
+    pub received: u64,
+    /// Datagrams that were longer than the socket takes.
+    pub truncated: u64,
+    /// Datagrams that the system took.
+    pub sent: u64,
+    /// Datagrams dropped because the queue was full, or because the socket was closed before the system took
+    /// them.
+    pub dropped: u64,
+    /// Datagrams that the system could not send.
+    pub failed: u64,
+    /// Refusals that a connected socket heard of.
+    pub refused: u64,
+}
+
+/// A socket for datagrams. Clones stand for the same one; dropping it changes nothing.
+///
+/// What is sent in a hook of the socket leaves when the hook returns (those of one batch of received
+/// datagrams together), what is sent from elsewhere at the end of the loop's pass. What the system does not
+/// take then waits in a queue; beyond its limits
+/// ([`UdpBind::queue_limit`](crate::endpoint::UdpBind::queue_limit)) datagrams are dropped and counted.
+#[derive(Clone)]
+pub struct DatagramSocket {
+    mail: Rc<Mail>,
+}
+
+impl Handle {
+    /// Opens a socket for datagrams at `endpoint`, which receives from everybody and can send to everybody.
+    ///
+    /// The endpoint is a string such as `"udp:8000"` (see [`endpoint`](crate::endpoint)), a
+    /// [`UdpBind`](crate::endpoint::UdpBind) or a `SocketAddr`.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint makes no sense, or the system refuses it: the text names the address and the cause.
+    pub fn listen_datagram(
+        &self,
+        endpoint: impl IntoDatagramEndpoint,
+        protocol: impl DatagramProtocol,
+    ) -> io::Result<DatagramSocket> {
+        let DatagramEndpoint::Udp(udp) = endpoint.into_datagram_endpoint()?;
+        self.alive()?.open_datagrams(udp.spec(), udp.limits(), Box::new(protocol))
+    }
+
+    /// Opens a socket for datagrams that is connected to one peer: it receives from nobody else, and hears
+    /// when nobody takes its datagrams there.
+    ///
+    /// The endpoint is a string such as `"udp:127.0.0.1:53"` (see [`endpoint`](crate::endpoint)), a
+    /// [`UdpConnect`](crate::endpoint::UdpConnect) or a `SocketAddr`. Names of hosts have to be looked up
+    /// first: there is no handshake that could tell which of a name's addresses answers.
+    ///
+    /// ```
+    /// use twistor::{Address, DatagramSocket, Reactor};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let server = reactor.listen_datagram(
+    ///     "udp:0:interface=127.0.0.1",
+    ///     |socket: &DatagramSocket, data: &[u8], from: &Address| socket.send_to(data, from).unwrap(),
+    /// )?;
+    /// let client = reactor.connect_datagram(
+    ///     format!("udp:{}", server.local_addr()),
+    ///     |socket: &DatagramSocket, data: &[u8], _: &Address| {
+    ///         assert_eq!(data, b"hello");
+    ///         socket.reactor().stop();
+    ///     },
+    /// )?;
+    /// client.send(b"hello")?;
+    /// reactor.run()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`listen_datagram`](Self::listen_datagram), or there is no route to the peer.
+    pub fn connect_datagram(
+        &self,
+        endpoint: impl IntoDatagramConnectEndpoint,
+        protocol: impl DatagramProtocol,
+    ) -> io::Result<DatagramSocket> {
+        let DatagramConnectEndpoint::Udp(udp) = endpoint.into_datagram_connect_endpoint()?;
+        self.alive()?.open_datagrams(udp.spec(), udp.limits(), Box::new(protocol))
+    }
+}
+
+impl DatagramSocket {
+    /// Sends to the peer of a connected socket.
+    ///
+    /// # Errors
+    ///
+    /// The datagram can never go: it is too long, the socket is not connected, or closed. Or the queue is
+    /// full ([`WouldBlock`](io::ErrorKind::WouldBlock)); then it is dropped and counted. What goes wrong
+    /// later is told to [`DatagramProtocol::send_failed`].
+    pub fn send(&self, data: &[u8]) -> io::Result<()> {
+        if self.mail.peer.is_none() {
+            let text = "the socket has no peer: use send_to, or connect_datagram";
+            return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+        }
+        self.enqueue(None, data)
+    }
+
+    /// Sends to an address. A connected socket takes only the address of its peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), or the address is of another family, has no port, or is not the peer's.
+    pub fn send_to(&self, data: &[u8], to: impl Into<Address>) -> io::Result<()> {
+        let to = to.into();
+        match &self.mail.peer {
+            Some(peer) if *peer == to => self.enqueue(None, data),
+            Some(peer) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("cannot send to {to}: the socket is connected to {peer}"),
+            )),
+            None => self.enqueue(Some(self.mail.reachable(&to)?), data),
+        }
+    }
+
+    fn enqueue(&self, to: Option<Address>, data: &[u8]) -> io::Result<()> {
+        let inner = self.mail.handle.alive()?;
+        let mail = &*self.mail;
+        if mail.state.get() == State::Closed {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the socket is closed"));
+        }
+        let longest = mail.longest(to.as_ref());
+        if data.len() > longest {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a datagram of {} bytes is too long: {longest} are the most", data.len()),
+            ));
+        }
+        if mail.is_full(data.len()) {
+            // What stands there may not have been offered to the system yet.
+            inner.flush_datagrams(self);
+            if mail.is_full(data.len()) {
+                mail.count(|counts| counts.dropped += 1);
+                Counters::bump(&inner.counters.datagrams_dropped);
+                let text = "the queue of datagrams is full, because the system takes no more: dropped";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+        }
+        mail.queue.borrow_mut().push(to, data);
+        inner.attend_datagrams(mail);
+        Ok(())
+    }
+
+    /// Where it receives; with the real port number when 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> Address {
+        self.mail.local.clone()
+    }
+
+    /// To whom it is connected, if it is.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<Address> {
+        self.mail.peer.clone()
+    }
+
+    /// Closes the socket. No datagram is delivered any more, also none that has arrived; what was sent before
+    /// is offered to the system once more, and what it does not take is dropped and counted. The Deferred
+    /// fires when the port number is free.
+    pub fn close(&self) -> Deferred<(), Reason> {
+        let (resolver, deferred) = Deferred::new(&self.mail.handle);
+        if let Some(inner) = self.mail.handle.inner() {
+            inner.close_datagrams(self);
+        }
+        resolver.resolve(Ok(()));
+        deferred
+    }
+
+    /// Whether it is open, paused or not.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.mail.state.get() != State::Closed
+    }
+
+    /// Delivers nothing for a while. What arrives waits in the system's buffer, and is lost when that is
+    /// full.
+    pub fn pause_reading(&self) {
+        self.set_paused(true);
+    }
+
+    /// Delivers again.
+    pub fn resume_reading(&self) {
+        self.set_paused(false);
+    }
+
+    /// Whether datagrams are delivered.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.mail.state.get() == State::Open
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let (from, to) = if paused { (State::Open, State::Paused) } else { (State::Paused, State::Open) };
+        if self.mail.state.get() == from
+            && let Some(inner) = self.mail.handle.inner()
+        {
+            self.mail.state.set(to);
+            inner.watch_datagrams(&self.mail);
+            if !self.mail.held.borrow().is_empty() {
+                inner.attend_datagrams(&self.mail);
+            }
+        }
+    }
+
+    /// Receives what is sent to a multicast group from now on, through one of the interfaces.
+    ///
+    /// The socket has to be bound to the group's port, and not to another address than the group's; several
+    /// programs of one machine need [`reuse_address`](crate::endpoint::UdpBind::reuse_address) for that.
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use twistor::{Address, DatagramSocket, Reactor};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let hear = |_: &DatagramSocket, data: &[u8], from: &Address| println!("{from}: {data:?}");
+    /// let socket = reactor.listen_datagram("udp:0:reuse_address=yes", hear)?;
+    /// socket.join_multicast(Ipv4Addr::new(239, 255, 0, 1), Ipv4Addr::LOCALHOST)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// It is no group, of another family, joined already, or the interface does not exist; a simulated
+    /// network has no multicast.
+    pub fn join_multicast(
+        &self,
+        group: impl Into<IpAddr>,
+        interface: impl Into<MulticastInterface>,
+    ) -> io::Result<()> {
+        let group = self.mail.group(group.into())?;
+        self.set_option(DatagramOption::JoinGroup(group, interface.into()))
+    }
+
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    ///
+    /// The socket has not joined it through this interface.
+    pub fn leave_multicast(
+        &self,
+        group: impl Into<IpAddr>,
+        interface: impl Into<MulticastInterface>,
+    ) -> io::Result<()> {
+        let group = self.mail.group(group.into())?;
+        self.set_option(DatagramOption::LeaveGroup(group, interface.into()))
+    }
+
+    /// Through which interface multicast is sent. By default the routes decide.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface. An IPv4 socket wants an address, an IPv6 socket a number.
+    pub fn set_multicast_interface(&self, interface: impl Into<MulticastInterface>) -> io::Result<()> {
+        self.set_option(DatagramOption::MulticastInterface(interface.into()))
+    }
+
+    /// How far multicast goes: 0 stays on this machine, 1 (the default) on the local network, more passes
+    /// routers, up to 255.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn set_multicast_ttl(&self, hops: u32) -> io::Result<()> {
+        self.set_option(DatagramOption::MulticastTtl(hops))
+    }
+
+    /// Whether this machine gets what it sends to groups that it has joined. On by default.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn set_multicast_loop(&self, on: bool) -> io::Result<()> {
+        self.set_option(DatagramOption::MulticastLoop(on))
+    }
+
+    /// How many routers other datagrams may pass: 1 to 255.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.set_option(DatagramOption::Ttl(hops))
+    }
+
+    /// Whether it may send to broadcast addresses. Off by default.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
+        self.set_option(DatagramOption::Broadcast(on))
+    }
+
+    fn set_option(&self, option: DatagramOption) -> io::Result<()> {
+        let inner = self.mail.handle.alive()?;
+        if !self.is_open() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the socket is closed"));
+        }
+        inner.driver.borrow_mut().set_datagram_option(self.mail.token, option)
+    }
+
+    /// Datagrams that the system has not taken yet, and their bytes.
+    #[must_use]
+    pub fn queued(&self) -> (usize, usize) {
+        let queue = self.mail.queue.borrow();
+        (queue.len(), queue.byte_count())
+    }
+
+    /// What it has counted so far.
+    #[must_use]
+    pub fn stats(&self) -> DatagramStats {
+        self.mail.counts.get()
+    }
+
+    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for this socket.
+    pub fn unref(&self) {
+        if self.mail.referenced.replace(false)
+            && let Some(inner) = self.mail.handle.inner()
+        {
+            inner.referenced_ports.set(inner.referenced_ports.get() - 1);
+        }
+    }
+
+    /// The reactor.
+    #[must_use]
+    pub fn reactor(&self) -> &Handle {
+        &self.mail.handle
+    }
+
+    /// Takes the protocol out, to be dropped with nothing borrowed.
+    pub(crate) fn end(&self) -> Option<Box<dyn DatagramProtocol>> {
+        self.mail.state.set(State::Closed);
+        self.mail.protocol.borrow_mut().take()
+    }
+}
+
+impl fmt::Debug for DatagramSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSocket")
+            .field("local_addr", &self.mail.local)
+            .field("peer_addr", &self.mail.peer)
+            .field("state", &self.mail.state.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mail {
+    fn count(&self, f: impl FnOnce(&mut DatagramStats)) {
+        let mut counts = self.counts.get();
+        f(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// Whether another datagram of this length has no place in the queue.
+    fn is_full(&self, length: usize) -> bool {
+        let queue = self.queue.borrow();
+        queue.len() >= self.limits.queue || queue.byte_count() + length > self.limits.queue_bytes
+    }
+
+    fn longest(&self, to: Option<&Address>) -> usize {
+        let to = to.or(self.peer.as_ref()).and_then(Address::ip);
+        match to {
+            Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_none() => LONGEST_V6,
+            _ => LONGEST_V4,
+        }
+    }
+
+    /// The address as this socket has to say it to the system.
+    fn reachable(&self, to: &Address) -> io::Result<Address> {
+        let refuse = |why: &str| {
+            let text = format!("cannot send to {to} from {}: {why}", self.local);
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        };
+        let Some(address) = to.socket_addr() else { return refuse("it is no address of UDP") };
+        if address.port() == 0 {
+            return refuse("it has no port");
+        }
+        match (self.family, address) {
+            (Family::V4, SocketAddr::V4(_)) | (Family::V6 { .. }, SocketAddr::V6(_)) => Ok(address.into()),
+            (Family::V6 { takes_v4: true }, SocketAddr::V4(v4)) => {
+                Ok(SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())).into())
+            }
+            (Family::V4, SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => Ok(SocketAddr::from((v4, v6.port())).into()),
+                None => refuse("the socket is an IPv4 one"),
+            },
+            (Family::V6 { takes_v4: false }, SocketAddr::V4(_)) => refuse("the socket is an IPv6 one"),
+        }
+    }
+
+    fn group(&self, group: IpAddr) -> io::Result<IpAddr> {
+        let why = match (self.family, group) {
+            _ if !group.is_multicast() => "it is no multicast address (224.0.0.0/4 or ff00::/8)",
+            (Family::V4, IpAddr::V6(_)) => "the socket is an IPv4 one",
+            (Family::V6 { .. }, IpAddr::V4(_)) => "the socket is an IPv6 one",
+            _ => return Ok(group),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot join or leave {group}: {why}")))
+    }
+}
+
+impl Inner {
+    fn open_datagrams(
+        &self,
+        spec: &DatagramSpec,
+        limits: DatagramLimits,
+        protocol: Box<dyn DatagramProtocol>,
+    ) -> io::Result<DatagramSocket> {
+        let token = self.reserve()?;
+        let opened = self.driver.borrow_mut().bind_datagram(token, spec);
+        let local = match opened {
+            Ok(local) => local,
+            Err(error) => {
+                self.slots.borrow_mut().remove(token);
+                return Err(error);
+            }
+        };
+        let family = match local.ip() {
+            Some(IpAddr::V6(ip)) => Family::V6 { takes_v4: ip.is_unspecified() && spec.v6only != Some(true) },
+            _ => Family::V4,
+        };
+        let mail = Rc::new(Mail {
+            handle: self.handle.clone(),
+            token,
+            local,
+            peer: spec.remote.clone(),
+            family,
+            limits,
+            state: Cell::new(State::Open),
+            sending: Cell::new(Sending::Free),
+            interest: Cell::new(Interest::READ),
+            attended: Cell::new(false),
+            appetite: Cell::new(Appetite::NEW),
+            queue: RefCell::new(DatagramQueue::new()),
+            held: RefCell::default(),
+            failures: RefCell::default(),
+            refusals: Cell::new(0),
+            counts: Cell::default(),
+            protocol: RefCell::new(Some(protocol)),
+            started: Cell::new(false),
+            referenced: Cell::new(true),
+        });
+        let socket = DatagramSocket { mail };
+        if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
+            *slot = Slot::Datagrams(socket.clone());
+        }
+        self.referenced_ports.set(self.referenced_ports.get() + 1);
+        let starting = socket.clone();
+        self.handle.call_soon(move |handle| {
+            if let Some(inner) = handle.inner() {
+                inner.start_datagrams(&starting);
+            }
+        });
+        log::debug!("taking datagrams at {}", socket.mail.local);
+        Ok(socket)
+    }
+
+    fn datagrams(&self, token: Token) -> Option<DatagramSocket> {
+        match self.slots.borrow().get(token) {
+            Some(Slot::Datagrams(socket)) => Some(socket.clone()),
+            _ => None,
+        }
+    }
+
+    /// Has the socket looked after at the end of this pass.
+    fn attend_datagrams(&self, mail: &Mail) {
+        if !mail.attended.replace(true) {
+            self.attention.borrow_mut().push(mail.token);
+            self.host_needs_to_know();
+            self.eventful.set(true);
+        }
+    }
+
+    fn watch_datagrams(&self, mail: &Mail) {
+        let reads = mail.state.get() == State::Open;
+        let interest = Interest::new(reads, mail.sending.get() == Sending::Blocked);
+        if mail.state.get() != State::Closed && mail.interest.replace(interest) != interest {
+            self.set_interest(mail.token, interest);
+        }
+    }
+
+    /// Calls `started`, unless that was done.
+    fn start_datagrams(&self, socket: &DatagramSocket) {
+        if !socket.mail.started.get() && socket.is_open() {
+            self.call_datagram_hook(socket, Hook::Started, |protocol| {
+                socket.mail.started.set(true);
+                protocol.started(socket);
+            });
+        }
+    }
+
+    fn call_datagram_hook(
+        &self,
+        socket: &DatagramSocket,
+        hook: Hook,
+        f: impl FnOnce(&mut dyn DatagramProtocol),
+    ) {
+        let Some(mut protocol) = socket.mail.protocol.borrow_mut().take() else { return };
+        let what = Named { protocol: protocol.type_name(), hook, socket };
+        self.contain(what, || f(&mut *protocol));
+        self.hook_ran(Token::NOBODY, hook);
+        if socket.is_open() {
+            *socket.mail.protocol.borrow_mut() = Some(protocol);
+        } else {
+            self.end_datagram_protocol(socket, protocol);
+        }
+    }
+
+    /// The driver has something to say about a socket.
+    #[cold]
+    pub(crate) fn datagrams_ready(
+        &self,
+        token: Token,
+        readable: bool,
+        writable: bool,
+        error: Option<io::Error>,
+    ) {
+        let Some(socket) = self.datagrams(token) else {
+            Counters::bump(&self.counters.stale);
+            return;
+        };
+        let mail = &*socket.mail;
+        if writable && mail.sending.get() == Sending::Blocked {
+            mail.sending.set(Sending::Free);
+        }
+        // From here on, nobody needs to be told that there is something to send.
+        let attended = mail.attended.replace(true);
+        self.start_datagrams(&socket);
+        if let Some(error) = error {
+            self.datagram_error(&socket, error);
+        }
+        if readable {
+            self.receive_datagrams(&socket);
+        }
+        self.look_after_datagrams(&socket);
+        mail.attended.set(attended);
+        if self.has_untold_failures(mail) {
+            self.attend_datagrams(mail);
+        }
+    }
+
+    fn receive_datagrams(&self, socket: &DatagramSocket) {
+        let mail = &*socket.mail;
+        self.deliver_held(socket);
+        let mut batch = self.datagram_batch.take().unwrap_or_else(|| Box::new(DatagramBatch::new()));
+        let mut left = self.config.budgets.datagrams;
+        while left > 0 && mail.state.get() == State::Open {
+            let wanted = mail.appetite.get().wanted().min(left);
+            let received = self.driver.borrow_mut().receive_datagrams(
+                mail.token,
+                &mut batch,
+                wanted,
+                mail.limits.max_datagram,
+            );
+            match received {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    left -= 1;
+                    self.datagram_error(socket, error);
+                    continue;
+                }
+            }
+            let count = batch.len();
+            mail.appetite.set(mail.appetite.get().after(wanted, count));
+            left = left.saturating_sub(count.max(1));
+            self.deliver_batch(socket, &batch);
+            self.flush_datagrams(socket);
+            // What is left after a single one is reported again.
+            if count < wanted || wanted == 1 {
+                break;
+            }
+        }
+        self.datagram_batch.set(Some(batch));
+    }
+
+    fn deliver_batch(&self, socket: &DatagramSocket, batch: &DatagramBatch) {
+        for datagram in (0..batch.len()).filter_map(|index| batch.get(index)) {
+            let mail = &*socket.mail;
+            match mail.state.get() {
+                State::Open => {
+                    self.deliver(socket, datagram.data, datagram.from, datagram.truncated);
+                }
+                State::Paused => mail.held.borrow_mut().push_back(Held {
+                    data: datagram.data.to_vec(),
+                    from: datagram.from.clone(),
+                    truncated: datagram.truncated,
+                }),
+                State::Closed => break,
+            }
+        }
+    }
+
+    fn deliver(&self, socket: &DatagramSocket, data: &[u8], from: &Address, truncated: bool) {
+        socket.mail.count(|counts| {
+            counts.received += 1;
+            counts.truncated += u64::from(truncated);
+        });
+        Counters::bump(&self.counters.datagrams_received);
+        if truncated {
+            Counters::bump(&self.counters.datagrams_truncated);
+            self.call_datagram_hook(socket, Hook::DatagramTruncated, |protocol| {
+                protocol.datagram_truncated(socket, data, from);
+            });
+        } else {
+            self.call_datagram_hook(socket, Hook::DatagramReceived, |protocol| {
+                protocol.datagram_received(socket, data, from);
+            });
+        }
+    }
+
+    /// Delivers what a pause in the middle of a batch left over.
+    fn deliver_held(&self, socket: &DatagramSocket) {
+        while socket.is_reading() {
+            let held = socket.mail.held.borrow_mut().pop_front();
+            let Some(held) = held else { return };
+            self.deliver(socket, &held.data, &held.from, held.truncated);
+        }
+    }
+
+    /// The network, or the system, has told the socket of an error.
+    fn datagram_error(&self, socket: &DatagramSocket, error: io::Error) {
+        if is_refusal(&error) {
+            // On Windows a socket without a peer is told, too, and nobody knows of whose datagram.
+            if socket.mail.peer.is_some() {
+                socket.mail.count(|counts| counts.refused += 1);
+                self.call_datagram_hook(socket, Hook::ConnectionRefused, |protocol| {
+                    protocol.connection_refused(socket);
+                });
+            }
+        } else if error.kind() != io::ErrorKind::Interrupted {
+            self.note_failure(&socket.mail, None, error);
+        }
+    }
+
+    fn note_failure(&self, mail: &Mail, to: Option<Address>, error: io::Error) {
+        log::debug!("{}: a datagram could not be sent: {error}", mail.local);
+        mail.count(|counts| counts.failed += 1);
+        let mut failures = mail.failures.borrow_mut();
+        if failures.len() < FAILURES {
+            failures.push((to, error));
+        }
+    }
+
+    fn has_untold_failures(&self, mail: &Mail) -> bool {
+        mail.refusals.get() > 0 || !mail.failures.borrow().is_empty()
+    }
+
+    /// Offers what is queued to the driver. Calls nobody: what fails is told later.
+    fn flush_datagrams(&self, socket: &DatagramSocket) {
+        let mail = &*socket.mail;
+        if mail.sending.get() != Sending::Free || mail.state.get() == State::Closed {
+            return;
+        }
+        let mut failed = Vec::new();
+        let mut refused = false;
+        let mut queue = mail.queue.borrow_mut();
+        let before = queue.len();
+        while !queue.is_empty() {
+            let left = queue.len();
+            let sent = self.driver.borrow_mut().send_datagrams(mail.token, &mut queue);
+            refused &= queue.len() == left;
+            match sent {
+                Ok(DatagramsSent::All) => break,
+                Ok(DatagramsSent::Blocked) => {
+                    mail.sending.set(Sending::Blocked);
+                    break;
+                }
+                Ok(DatagramsSent::NoMemory) => {
+                    mail.sending.set(Sending::Resting);
+                    break;
+                }
+                // An earlier datagram came back; the first of the queue was not looked at yet.
+                Err(error) if is_refusal(&error) && mail.peer.is_some() && !refused => {
+                    refused = true;
+                    mail.count(|counts| counts.refused += 1);
+                    mail.refusals.set(mail.refusals.get() + 1);
+                }
+                Err(error) => failed.push((queue.pop().and_then(|(to, _)| to), error)),
+            }
+        }
+        let sent = (before - queue.len() - failed.len()) as u64;
+        drop(queue);
+        for (to, error) in failed {
+            self.note_failure(mail, to.map(|to| plain(&to)), error);
+        }
+        mail.count(|counts| counts.sent += sent);
+        Counters::add(&self.counters.datagrams_sent, sent);
+        if mail.sending.get() == Sending::Resting {
+            let socket = socket.clone();
+            let timer = self.handle.call_later(REST, move |handle| {
+                socket.mail.sending.set(Sending::Free);
+                if let Some(inner) = handle.inner() {
+                    inner.attend_datagrams(&socket.mail);
+                }
+            });
+            timer.unref();
+        }
+    }
+
+    /// Sends what is queued, and has the driver watch for what comes next.
+    fn look_after_datagrams(&self, socket: &DatagramSocket) {
+        self.flush_datagrams(socket);
+        self.watch_datagrams(&socket.mail);
+    }
+
+    /// The part of settle that is about datagrams.
+    #[cold]
+    pub(crate) fn settle_datagrams(&self, token: Token) {
+        let Some(socket) = self.datagrams(token) else { return };
+        let mail = &*socket.mail;
+        self.flush_datagrams(&socket);
+        self.deliver_held(&socket);
+        // What these hooks bring about is told in the next pass.
+        let failures = mail.failures.take();
+        for _ in 0..mail.refusals.take() {
+            self.call_datagram_hook(&socket, Hook::ConnectionRefused, |protocol| {
+                protocol.connection_refused(&socket);
+            });
+        }
+        for (to, error) in failures {
+            self.call_datagram_hook(&socket, Hook::SendFailed, |protocol| {
+                protocol.send_failed(&socket, to.as_ref(), &error);
+            });
+        }
+        self.look_after_datagrams(&socket);
+        mail.attended.set(false);
+        if self.has_untold_failures(mail) && socket.is_open() {
+            self.attend_datagrams(mail);
+        }
+    }
+
+    pub(crate) fn close_datagrams(&self, socket: &DatagramSocket) {
+        let mail = &*socket.mail;
+        if !socket.is_open() {
+            return;
+        }
+        self.flush_datagrams(socket);
+        let protocol = socket.end();
+        self.driver.borrow_mut().close(mail.token);
+        let slot = self.slots.borrow_mut().remove(mail.token);
+        drop(slot);
+        if mail.referenced.replace(false) {
+            self.referenced_ports.set(self.referenced_ports.get() - 1);
+        }
+        let left = mail.queue.replace(DatagramQueue::new()).len() as u64;
+        mail.count(|counts| counts.dropped += left);
+        Counters::add(&self.counters.datagrams_dropped, left);
+        mail.held.borrow_mut().clear();
+        mail.failures.borrow_mut().clear();
+        log::debug!("takes no more datagrams at {}", mail.local);
+        // While a hook runs the protocol is not here; then `call_datagram_hook` ends it.
+        if let Some(protocol) = protocol {
+            self.end_datagram_protocol(socket, protocol);
+        }
+    }
+
+    /// Has the loop call `stopped` and drop the protocol.
+    fn end_datagram_protocol(&self, socket: &DatagramSocket, mut protocol: Box<dyn DatagramProtocol>) {
+        let socket = socket.clone();
+        self.handle.call_soon(move |_| {
+            if socket.mail.started.get() {
+                protocol.stopped(&socket);
+            }
+        });
+    }
+
+    /// Closes all sockets for datagrams: the reactor stops.
+    pub(crate) fn close_all_datagrams(&self) {
+        let open: Vec<DatagramSocket> = {
+            let slots = self.slots.borrow();
+            let sockets = slots.iter().filter_map(|(_, slot)| match slot {
+                Slot::Datagrams(socket) => Some(socket.clone()),
+                _ => None,
+            });
+            sockets.collect()
+        };
+        for socket in open {
+            self.close_datagrams(&socket);
+        }
+    }
+}
+
+/// Which hook of which protocol it is, for the log.
+struct Named<'s> {
+    protocol: &'static str,
+    hook: Hook,
+    socket: &'s DatagramSocket,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{} (datagrams at {})", self.protocol, self.hook.name(), self.socket.mail.local)
+    }
+}
+
+/// The address as the user knows it.
+fn plain(address: &Address) -> Address {
+    match address.socket_addr() {
+        Some(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::from((v4, v6.port())).into(),
+            None => address.clone(),
+        },
+        _ => address.clone(),
+    }
+}
+
+/// Whether a datagram came back because nobody takes it; Windows calls that a reset.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_tried_less_and_less_while_there_is_only_one() {
+        let mut appetite = Appetite::NEW;
+        let mut wanted = Vec::new();
+        for _ in 0..100 {
+            wanted.push(appetite.wanted());
+            appetite = appetite.after(appetite.wanted(), 1);
+        }
+        assert_eq!(wanted[..10], [2, 1, 2, 1, 1, 2, 1, 1, 1, 1]);
+        let tries = wanted.iter().filter(|wanted| **wanted > 1).count();
+        assert_eq!(tries, 9);
+    }
+
+    #[test]
+    fn a_batch_of_many_makes_the_next_one_larger() {
+        let mut appetite = Appetite { singles: 3, span: 16, ..Appetite::NEW };
+        let mut wanted = Vec::new();
+        for _ in 0..9 {
+            wanted.push(appetite.wanted());
+            appetite = appetite.after(appetite.wanted(), appetite.wanted());
+        }
+        assert_eq!(wanted, [1, 1, 1, 2, 4, 8, 16, 32, 32]);
+        appetite = appetite.after(32, 5);
+        assert_eq!(appetite.wanted(), 10);
+        // Everything read: the socket rests, and begins with a few.
+        appetite = appetite.after(10, 1);
+        assert_eq!((appetite.wanted(), appetite.span), (1, 1));
+    }
+}
