@@ -74,7 +74,9 @@ impl Ground {
             0..=8 => {
                 for _ in 0..=below(5) {
                     let Some(target) = self.member(other) else { break };
-                    let mut data = target.id.to_be_bytes().to_vec();
+                    // Not the socket's number: the next one may be given the same port.
+                    let port = u32::from(target.socket.local_addr().port());
+                    let mut data = port.to_be_bytes().to_vec();
                     data.extend(self.number().to_be_bytes());
                     data.resize(8 + below(1200) as usize, 7);
                     let _ = it.socket.send_to(&data, target.socket.local_addr());
@@ -137,8 +139,8 @@ impl Wild {
         }
         if data.len() >= 8 {
             let word = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap());
-            if word(0) != self.id {
-                self.ground.fault(format!("{} got what was sent to {}", self.id, word(0)));
+            if word(0) != u32::from(socket.local_addr().port()) {
+                self.ground.fault(format!("{} got what was sent to port {}", self.id, word(0)));
             }
             if !self.ground.delivered.borrow_mut().insert(word(4)) {
                 self.ground.fault(format!("{} came twice", word(4)));
