@@ -29,7 +29,7 @@ NUMBERED = re.compile(r"^(\d+)\. ", re.MULTILINE)
 def tests_by_line():
     """Line number -> file name -> names of tests, in the order of the files."""
     found = defaultdict(lambda: defaultdict(list))
-    for path in sorted(TESTS.glob("*.rs")):
+    for path in sorted([*TESTS.glob("*.rs"), *TESTS.glob("*/*.rs")]):
         lines, kernel = [], ""
         source = path.read_text(encoding="utf-8")
         whole = [int(number) for number in WHOLE_FILE.findall(source)]
@@ -42,7 +42,8 @@ def tests_by_line():
                 lines = [int(number) for number in re.findall(r"\d+", mark.group(1))]
             elif function := FUNCTION.match(text):
                 for line in lines or (whole if CONTRACT_TEST.match(text) else []):
-                    found[line][path.stem].append(f"`{function.group(1)}`{kernel}")
+                    name = path.stem if path.parent == TESTS else f"{path.parent.name}/{path.stem}"
+                    found[line][name].append(f"`{function.group(1)}`{kernel}")
                 lines = []
     return found
 

@@ -6,6 +6,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use twistor::DescriptorWatch;
@@ -51,6 +52,38 @@ kernel_contract! {
         writer.write_all(b"four").expect("written");
         world.until("each byte was reported", || calls.get() == 4);
         world.assert_sleeps("all was read");
+    }
+
+    // Line 69.
+    #[cfg(target_os = "linux")]
+    fn an_inotify_instance_tells_of_files(driver) {
+        let world = World::new(driver);
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("twistor-inotify-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        // SAFETY: creates a descriptor, which nobody else has yet, and watches a directory by its path.
+        #[allow(unsafe_code)]
+        let mut inotify = unsafe {
+            let fd = libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK);
+            let path = std::ffi::CString::new(directory.to_str().expect("text")).expect("no zero byte");
+            assert!(fd >= 0 && libc::inotify_add_watch(fd, path.as_ptr(), libc::IN_CLOSE_WRITE) >= 0);
+            File::from(OwnedFd::from_raw_fd(fd))
+        };
+        let names = Rc::new(RefCell::new(String::new()));
+        let told = Rc::clone(&names);
+        let watched = inotify.try_clone().expect("a clone");
+        let reader = world.reactor.add_reader(&watched, move |_| {
+            let mut events = [0; 1024];
+            let count = inotify.read(&mut events).expect("readable");
+            // Behind the 16 bytes of each event stands the name of its file.
+            *told.borrow_mut() += &String::from_utf8_lossy(&events[16..count]);
+        });
+        reader.expect("a watch");
+        world.assert_sleeps("no file was written");
+        std::fs::write(directory.join("changed"), "x").expect("written");
+        world.until("the file was told", || names.borrow().contains("changed"));
+        std::fs::remove_dir_all(directory).expect("removed");
     }
 
     // Line 69.
