@@ -71,6 +71,7 @@ pub mod testing;
 mod try_protocol;
 
 pub use bytes;
+pub use log;
 
 pub use core::address::{Address, UnixAddress};
 #[cfg(unix)]
@@ -111,8 +112,16 @@ pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
+#[cfg(unix)]
+pub use service::daemon::log::Log;
+#[cfg(unix)]
+pub use service::daemon::running::DaemonHandle;
+#[cfg(unix)]
+pub use service::daemon::{Daemon, DaemonError};
 pub use service::reactors::{Reactors, ReactorsBuilder};
+pub use service::ready_made::{ClientService, ListenService, ServiceFn, TimerService};
 pub use service::reconnecting::{Backoff, ReconnectingClient, ReconnectingClientBuilder};
+pub use service::tree::{Progress, Service, ServiceError, ServiceGroup, ServiceId};
 #[cfg(unix)]
 pub use sys::terminal::{MouseReports, RawMode, RawModeBuilder, WindowSize};
 pub use sys::thread_pool::ThreadPool;

@@ -31,6 +31,7 @@ pages! {
     processes: "docs/src/guide/processes.md",
     limits: "docs/src/guide/limits.md",
     stopping: "docs/src/guide/stopping.md",
+    daemons: "docs/src/guide/daemons.md",
     embedding: "docs/src/guide/embedding.md",
     testing: "docs/src/guide/testing.md",
     architecture: "docs/src/architecture.md",

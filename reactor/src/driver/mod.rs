@@ -422,6 +422,30 @@ impl Driver {
         each!(self, driver => driver.adopt_listener(token, descriptor))
     }
 
+    /// Duplicates a listening socket for another process; whether it has a file that goes with it.
+    #[cfg(unix)]
+    pub(crate) fn share_listener(&mut self, token: Token) -> io::Result<(std::os::fd::OwnedFd, bool)> {
+        each!(self, driver => driver.share_listener(token))
+    }
+
+    /// The socket file of a listener is somebody else's from now on: it stays when the listener is closed.
+    #[cfg(unix)]
+    pub(crate) fn give_socket_file_away(&mut self, token: Token) {
+        each!(self, driver => driver.give_socket_file_away(token));
+    }
+
+    /// The socket file of an adopted listener goes with it from now on.
+    #[cfg(unix)]
+    pub(crate) fn own_socket_file(&mut self, token: Token) -> io::Result<()> {
+        each!(self, driver => driver.own_socket_file(token))
+    }
+
+    /// What an adopted listener accepts takes descriptors that peers pass.
+    #[cfg(unix)]
+    pub(crate) fn take_descriptors(&mut self, listener: Token) {
+        each!(self, driver => driver.take_descriptors(listener));
+    }
+
     /// What the source is to be watched for. Reading stops at once; the poller hears of it at settle.
     #[inline]
     pub(crate) fn set_interest(&mut self, token: Token, interest: Interest) {

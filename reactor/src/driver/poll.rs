@@ -841,12 +841,14 @@ impl PollDriver {
         }
     }
 
-    /// Whether somebody else may have the same file open: then closing it here does not make epoll forget it.
+    /// Whether somebody else may have the same file open, as another process a listener that it has inherited: then
+    /// closing it here does not make epoll forget it.
     #[cfg(unix)]
     fn is_shared(&self, token: Token) -> bool {
-        self.sources
-            .get(token.index())
-            .is_some_and(|source| source.kind == Kind::Descriptor && source.generation == token.generation())
+        self.sources.get(token.index()).is_some_and(|source| {
+            matches!(source.kind, Kind::Descriptor | Kind::Listener)
+                && source.generation == token.generation()
+        })
     }
 
     #[cfg(not(unix))]

@@ -36,6 +36,9 @@ const MAX_PATH: usize =
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const LOCK_TRIES: u32 = 50;
 
+/// No file has it.
+const NO_INODE: u64 = 0;
+
 /// The file of a listening socket; removed when dropped, if it still is that file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -51,8 +54,26 @@ impl SocketFile {
     }
 }
 
+impl SocketFile {
+    /// Lets the file be.
+    pub(super) fn keep(mut self) {
+        self.inode = NO_INODE;
+    }
+}
+
+/// The file that a listening Unix socket was bound to, if it has one.
+pub(super) fn socket_file(socket: &Socket) -> io::Result<Option<SocketFile>> {
+    match socket.local_addr()?.as_pathname() {
+        Some(path) => SocketFile::of(path).map(Some),
+        None => Ok(None),
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.inode == NO_INODE {
+            return;
+        }
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {

@@ -30,6 +30,8 @@ use crate::reactor::listening::Listening;
 use crate::reactor::looping::Looping;
 use crate::reactor::names::Names;
 #[cfg(unix)]
+use crate::reactor::passing::Passing;
+#[cfg(unix)]
 use crate::reactor::process::Processes;
 use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
@@ -100,6 +102,9 @@ pub(crate) struct Inner {
     pub(crate) connections: Cell<usize>,
     pub(crate) attempts: RefCell<Slots<Attempt>>,
     pub(crate) referenced_ports: Cell<usize>,
+    /// Set if ports are passed on to another process.
+    #[cfg(unix)]
+    pub(crate) passing: RefCell<Option<Passing>>,
     pub(crate) counters: Counters,
     pub(crate) random: RefCell<Generator>,
     /// Jobs on other threads whose results are awaited: what resolves each, with the type that it has.

@@ -15,6 +15,8 @@ use crate::protocol::{ErasedFactory, Peer, Protocol};
 use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, Slot};
+#[cfg(unix)]
+use crate::reactor::passing::PassedPort;
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::{Timer, deadline};
 use crate::reactor::transport::Transport;
@@ -42,6 +44,9 @@ pub(crate) struct Listening {
     factory: RefCell<Option<Box<dyn ErasedFactory>>>,
     factory_started: Cell<bool>,
     referenced: Cell<bool>,
+    /// How it is passed on to another process, if it can be.
+    #[cfg(unix)]
+    passing: RefCell<Option<PassedPort>>,
 }
 
 /// A listening port: ask where it is, pause it, stop it. Dropping it changes nothing.
@@ -111,6 +116,16 @@ impl Port {
         }
     }
 
+    #[cfg(unix)]
+    pub(crate) fn of(handle: Handle, listening: Rc<Listening>) -> Self {
+        Self { handle, listening }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn listening(&self) -> &Listening {
+        &self.listening
+    }
+
     /// The reactor.
     #[must_use]
     pub fn reactor(&self) -> &Handle {
@@ -132,6 +147,17 @@ impl Listening {
         &self.address
     }
 
+    #[cfg(unix)]
+    pub(crate) fn token(&self) -> Token {
+        self.token
+    }
+
+    /// How it is passed on to another process, if it can be.
+    #[cfg(unix)]
+    pub(crate) fn passing(&self) -> &RefCell<Option<PassedPort>> {
+        &self.passing
+    }
+
     /// Takes the factory out at the end of the port or of the reactor.
     pub(crate) fn end(&self) -> Option<Box<dyn ErasedFactory>> {
         self.state.set(State::Stopped);
@@ -141,6 +167,18 @@ impl Listening {
 
 impl Inner {
     pub(crate) fn listen(
+        &self,
+        endpoint: &ListenEndpoint,
+        factory: Box<dyn ErasedFactory>,
+    ) -> io::Result<Port> {
+        #[cfg(unix)]
+        return self.listen_as_passed(endpoint, factory);
+        #[cfg(not(unix))]
+        self.open_port(endpoint, factory)
+    }
+
+    /// Opens a port.
+    pub(crate) fn open_port(
         &self,
         endpoint: &ListenEndpoint,
         factory: Box<dyn ErasedFactory>,
@@ -192,6 +230,8 @@ impl Inner {
             factory: RefCell::new(Some(factory)),
             factory_started: Cell::new(false),
             referenced: Cell::new(true),
+            #[cfg(unix)]
+            passing: RefCell::default(),
         });
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
             *slot = Slot::Listener(Rc::clone(&listening));

@@ -37,6 +37,8 @@ pub(crate) mod looping;
 mod names;
 mod pass;
 #[cfg(unix)]
+pub(crate) mod passing;
+#[cfg(unix)]
 pub(crate) mod process;
 pub(crate) mod random;
 mod relay;
@@ -149,6 +151,8 @@ impl Reactor {
             attempts: RefCell::new(Slots::new()),
             names: RefCell::new(Names::new(config.names.cached)),
             referenced_ports: Cell::new(0),
+            #[cfg(unix)]
+            passing: RefCell::default(),
             counters: Counters::default(),
             watchdog: Watchdog::new(config.slow_hook),
             signals: RefCell::default(),

@@ -14,7 +14,15 @@ pub(crate) mod affinity;
 pub(crate) mod descriptor;
 pub(crate) mod file;
 #[cfg(unix)]
+pub(crate) mod inherit;
+#[cfg(unix)]
 pub(crate) mod inherited;
+#[cfg(unix)]
+pub(crate) mod notify;
+#[cfg(unix)]
+pub(crate) mod pidfile;
+#[cfg(unix)]
+pub(crate) mod privileges;
 #[cfg(unix)]
 pub(crate) mod process;
 #[cfg(unix)]

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 
+use socket2::Socket;
+
 use super::super::options::{UnixConnectSpec, UnixListenSpec};
 use super::super::unix::{self, SocketFile};
 use super::pipe::Pipe;
@@ -50,6 +52,32 @@ impl PollDriver {
             self.unix.takes_descriptors.insert(token);
         }
         Ok(())
+    }
+
+    /// Duplicates a listening socket for another process; whether it has a file that goes with it.
+    pub(in super::super) fn share_listener(&mut self, token: Token) -> io::Result<(OwnedFd, bool)> {
+        self.stats.others += 1;
+        let duplicate = self.with_socket(token, Socket::try_clone)?;
+        Ok((duplicate.into(), self.unix.files.contains_key(&token)))
+    }
+
+    /// The socket file of a listener is somebody else's from now on: it stays when the listener is closed.
+    pub(in super::super) fn give_socket_file_away(&mut self, token: Token) {
+        if let Some(file) = self.unix.files.remove(&token) {
+            file.keep();
+        }
+    }
+
+    /// The socket file of an adopted listener goes with it from now on.
+    pub(in super::super) fn own_socket_file(&mut self, token: Token) -> io::Result<()> {
+        let file = self.with_socket(token, unix::socket_file)?;
+        self.unix.files.extend(file.map(|file| (token, file)));
+        Ok(())
+    }
+
+    /// What an adopted listener accepts takes descriptors that peers pass.
+    pub(in super::super) fn take_descriptors(&mut self, listener: Token) {
+        self.unix.takes_descriptors.insert(listener);
     }
 
     pub(in super::super) fn connect_unix(&mut self, token: Token, spec: &UnixConnectSpec) -> io::Result<()> {

@@ -754,6 +754,22 @@ impl SimDriver {
     }
 
     #[cfg(unix)]
+    pub(super) fn share_listener(&mut self, _: Token) -> io::Result<(std::os::fd::OwnedFd, bool)> {
+        Err(no_kernel())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn give_socket_file_away(&mut self, _: Token) {}
+
+    #[cfg(unix)]
+    pub(super) fn own_socket_file(&mut self, _: Token) -> io::Result<()> {
+        Err(no_kernel())
+    }
+
+    #[cfg(unix)]
+    pub(super) fn take_descriptors(&mut self, _: Token) {}
+
+    #[cfg(unix)]
     pub(super) fn signal_fd(&mut self) -> io::Result<std::os::fd::RawFd> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated host gets no signals"))
     }
