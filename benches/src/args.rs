@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::peer::{self, Peer};
@@ -18,6 +19,7 @@ usage: cargo run --release -- COMMAND [OPTIONS]
   --rounds N          rounds of compare (8)
   --scenarios A,B,…   only these
   --peers A,B,…       only these (compare adds the baseline and the control)
+  --address IP:PORT   load a server that runs already (only load; nothing is measured but the time)
   --markdown FILE     write the tables there
   --svg FILE          write a bar chart there
 ";
@@ -46,6 +48,8 @@ pub struct Arguments {
     pub scenarios: Vec<Scenario>,
     /// Against which servers.
     pub peers: Vec<Peer>,
+    /// A server that runs already.
+    pub address: Option<SocketAddr>,
     /// Where tables go beside standard output.
     pub markdown: Option<PathBuf>,
     /// Where a chart goes.
@@ -70,6 +74,7 @@ impl Arguments {
             rounds: 8,
             scenarios: scenario::ALL.to_vec(),
             peers: peer::ALL.to_vec(),
+            address: None,
             markdown: None,
             svg: None,
         };
@@ -88,6 +93,12 @@ impl Arguments {
                 }
                 "--peers" => {
                     arguments.peers = value.split(',').map(Peer::named).collect::<io::Result<_>>()?;
+                }
+                "--address" => {
+                    let address = value.parse();
+                    let address =
+                        address.map_err(|_| invalid(format!("--address {value}: not an IP and port")))?;
+                    arguments.address = Some(address);
                 }
                 "--markdown" => arguments.markdown = Some(value.into()),
                 "--svg" => arguments.svg = Some(value.into()),

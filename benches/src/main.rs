@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::time::Instant;
 use std::{env, fs, io};
 
 use twistor_benches::args::{Arguments, Command};
@@ -34,6 +35,15 @@ fn run() -> io::Result<ExitCode> {
     }
     if cfg!(debug_assertions) {
         return Err(io::Error::other("figures of a debug build mean nothing: cargo run --release"));
+    }
+    if let Some(address) = arguments.address {
+        prepare()?;
+        for scenario in &arguments.scenarios {
+            let began = Instant::now();
+            scenario.put_on(address)?;
+            println!("{:<20} every byte came back, in {:.2} s", scenario.name, began.elapsed().as_secs_f64());
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     build_peers(&mut arguments.peers)?;
     prepare()?;

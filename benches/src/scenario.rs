@@ -1,6 +1,7 @@
 //! What is measured: a load, how much of it (about a second), and what it tells about the server.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::load::{self, Echo, EchoClients, FanOut, Pace, Probe};
@@ -187,6 +188,23 @@ impl Scenario {
             Load::Storm { pause, connections } => {
                 let probe = Probe::connect(server.address(), pause)?;
                 Ok(latency_sample(&load::connect_storm(server.address(), probe, connections)?))
+            }
+        }
+    }
+
+    /// Puts the load on a server that was started by somebody else.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), or the load makes no sense without watching the server.
+    pub fn put_on(&self, address: SocketAddr) -> io::Result<()> {
+        match self.load {
+            Load::Echo { connections, load } => EchoClients::connect(address, connections)?.run(&load),
+            Load::Datagrams { datagrams, burst } => load::Datagrams::open(address)?.run(datagrams, burst),
+            Load::Churn { connections } => load::churn(address, connections),
+            Load::FanOut { members, lines } => FanOut::join(address, members)?.say(lines),
+            Load::Flood { .. } | Load::Storm { .. } | Load::Idle { .. } => {
+                let text = format!("{} needs a server of its own", self.name);
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
             }
         }
     }
