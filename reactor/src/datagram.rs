@@ -55,6 +55,9 @@ pub trait DatagramProtocol: 'static {
 
     /// A datagram that a connected socket sent came back: nobody takes datagrams there (ICMP "port
     /// unreachable"). The socket is as usable as before. A socket that is not connected never hears of it.
+    ///
+    /// On a Unix socket it is called once for all that was queued, which is gone and counted as failed. What
+    /// is sent later goes to whoever has the peer's address by then.
     fn connection_refused(&mut self, socket: &DatagramSocket) {
         let _ = socket;
     }

@@ -108,6 +108,41 @@ kernel_contract! {
         });
     }
 
+    #[cfg(target_os = "linux")]
+    fn an_echoed_datagram_of_a_unix_socket_costs_no_allocation(driver) {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+        in_child(module_path!(), driver, || {
+            let world = World::new(driver);
+            let name = format!("twistor-counting-{}", std::process::id());
+            let echo = |socket: &DatagramSocket, data: &[u8], from: &Address| socket.send_to(data, from).unwrap();
+            world.reactor.listen_datagram(format!("unix:@{name}"), echo).unwrap();
+            let to = SocketAddr::from_abstract_name(&name).unwrap();
+            let peer = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("{name}-peer")).unwrap());
+            let peer = peer.unwrap();
+            peer.set_nonblocking(true).unwrap();
+            // Both have room for so many.
+            let burst = |count: u64| {
+                (0..count).for_each(|_| assert_eq!(peer.send_to_addr(b"hello", &to).unwrap(), 5));
+                let mut left = count;
+                while left > 0 {
+                    world.reactor.turn(Some(Duration::from_secs(1))).unwrap();
+                    while peer.recv(&mut [0; 10]).is_ok() {
+                        left -= 1;
+                    }
+                }
+            };
+            (0..50).for_each(|_| burst(10));
+            let before = counts().calls;
+            for _ in 0..20 {
+                burst(10);
+                burst(1);
+            }
+            assert_eq!(counts().calls - before, 0);
+        });
+    }
+
     fn sends_from_elsewhere_leave_together(driver) {
         let world = World::new(driver);
         let socket = echo(&world);

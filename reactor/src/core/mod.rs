@@ -15,4 +15,5 @@ pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod slots;
+pub(crate) mod stalled;
 pub(crate) mod wheel;

@@ -20,6 +20,8 @@ use super::ops::unmapped;
 use super::options::{DatagramOption, DatagramSpec};
 use super::socket::{describe, named, set_bind_device, set_reuse_port};
 use crate::core::address::Address;
+#[cfg(unix)]
+use crate::core::address::UnixAddress;
 use crate::core::datagrams::DatagramQueue;
 use crate::core::multicast::MulticastInterface;
 
@@ -44,6 +46,9 @@ struct Entry {
 pub(crate) struct DatagramBatch {
     rooms: Vec<u8>,
     entries: Vec<Entry>,
+    /// The last sender that had a Unix address: most have the same, which is then not made anew.
+    #[cfg(unix)]
+    known: UnixAddress,
 }
 
 /// One received datagram.
@@ -56,7 +61,12 @@ pub(crate) struct Datagram<'b> {
 
 impl DatagramBatch {
     pub(crate) fn new() -> Self {
-        Self { rooms: vec![0; STRIDE * BATCH], entries: Vec::with_capacity(BATCH) }
+        Self {
+            rooms: vec![0; STRIDE * BATCH],
+            entries: Vec::with_capacity(BATCH),
+            #[cfg(unix)]
+            known: UnixAddress::unnamed(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,6 +77,19 @@ impl DatagramBatch {
         let entry = self.entries.get(index)?;
         let data = &self.rooms[entry.room * STRIDE..][..entry.length];
         Some(Datagram { data, from: &entry.from, truncated: entry.truncated })
+    }
+
+    /// Who the system says that a datagram is from.
+    fn sender(&mut self, name: &SockAddr) -> Option<Address> {
+        // Only Unix sockets can be without an address.
+        #[cfg(unix)]
+        if name.is_unix() || name.len() < offset_of_name() {
+            if !super::unix::is_address_of(name, &self.known) {
+                self.known = super::ops::unix_address(name);
+            }
+            return Some(self.known.clone().into());
+        }
+        name.as_socket().map(|address| unmapped(address).into())
     }
 
     pub(super) fn clear(&mut self) {
@@ -91,6 +114,9 @@ pub(crate) enum DatagramsSent {
     Blocked,
     /// The kernel has no memory for more now, and will not say when it has.
     NoMemory,
+    /// To whom the first one goes has no room for it, and the kernel will not say when there is. Others may
+    /// have room.
+    ReceiverFull,
 }
 
 /// Opens a socket; tells its address, with the real port where the spec has none.
@@ -338,7 +364,7 @@ pub(super) fn receive(
             stats.receives += 1;
             match receive_one(socket, &mut batch.rooms[room * STRIDE..][..max]) {
                 Ok((length, truncated, from)) => {
-                    if let Some(from) = from {
+                    if let Some(from) = batch.sender(&from) {
                         batch.entries.push(Entry { room, length, from, truncated });
                     }
                 }
@@ -352,17 +378,27 @@ pub(super) fn receive(
     Ok(())
 }
 
-fn receive_one(socket: &Socket, room: &mut [u8]) -> io::Result<(usize, bool, Option<Address>)> {
+fn receive_one(socket: &Socket, room: &mut [u8]) -> io::Result<(usize, bool, SockAddr)> {
     // SAFETY: a `u8` is a valid `MaybeUninit<u8>`, and receiving writes nothing but bytes into it.
     let room = unsafe { &mut *(std::ptr::from_mut(room) as *mut [std::mem::MaybeUninit<u8>]) };
     let mut slices = [socket2::MaybeUninitSlice::new(room)];
     let (length, flags, from) = socket.recv_from_vectored(&mut slices)?;
-    Ok((length, flags.is_truncated(), address(&from)))
+    Ok((length, flags.is_truncated(), from))
 }
 
-/// The address without the IPv4-in-IPv6 mapping of a dual-stack socket.
-fn address(name: &SockAddr) -> Option<Address> {
-    name.as_socket().map(|address| unmapped(address).into())
+/// The length of an address that has a family and nothing else.
+#[cfg(unix)]
+fn offset_of_name() -> libc::socklen_t {
+    std::mem::offset_of!(libc::sockaddr_un, sun_path) as libc::socklen_t
+}
+
+/// The address as the system takes it.
+fn sock_addr(address: &Address) -> io::Result<SockAddr> {
+    match address {
+        #[cfg(unix)]
+        Address::Unix(address) => super::unix::sock_addr(address),
+        _ => Ok(ip(address)?.into()),
+    }
 }
 
 /// Sends what is queued, at most about `budget` bytes of it.
@@ -390,6 +426,9 @@ pub(super) fn send(
             send_one(socket, to, data).map(|()| 1)
         };
         match result {
+            Err(error) if matches!(to, Some(Address::Unix(_))) && has_no_room(&error) => {
+                return Ok(DatagramsSent::ReceiverFull);
+            }
             Ok(count) => {
                 for _ in 0..count {
                     let (_, length) = queue.pop().unwrap_or((None, 0));
@@ -408,10 +447,15 @@ pub(super) fn send(
 
 fn send_one(socket: &Socket, to: Option<&Address>, data: &[u8]) -> io::Result<()> {
     match to {
-        Some(to) => socket.send_to(data, &ip(to)?.into())?,
+        Some(to) => socket.send_to(data, &sock_addr(to)?)?,
         None => socket.send(data)?,
     };
     Ok(())
+}
+
+/// Whether there is no room at the receiver, or none at ours: nothing tells the two apart.
+fn has_no_room(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || is_out_of_memory(error)
 }
 
 /// Whether the kernel lacks memory for the moment, as BSD systems say it when a device's queue is full.
@@ -432,10 +476,13 @@ mod system {
     use std::net::SocketAddrV6;
     use std::os::fd::AsRawFd;
 
+    use super::super::unix;
     use super::{
         Address, BATCH, DatagramBatch, DatagramQueue, Entry, Ipv4Addr, STRIDE, SockAddr, Socket, SocketAddr,
-        io, ip, unmapped,
+        UnixAddress, io, sock_addr, unmapped,
     };
+
+    const OFFSET_OF_NAME: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
 
     /// Receives what is there with one call.
     pub(super) fn receive_many(
@@ -470,7 +517,8 @@ mod system {
             // SAFETY: the first `received` headers were written above, and filled in by the kernel.
             let header = unsafe { header.assume_init_ref() };
             // SAFETY: the kernel wrote so many bytes of an address there.
-            let from = unsafe { decode(name.as_ptr(), header.msg_hdr.msg_namelen as usize) };
+            let from =
+                unsafe { decode(name.as_ptr(), header.msg_hdr.msg_namelen as usize, &mut batch.known) };
             let Some(from) = from else { continue };
             let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             batch.entries.push(Entry { room, length: header.msg_len as usize, from, truncated });
@@ -497,7 +545,7 @@ mod system {
         };
         let Ok(received) = usize::try_from(received) else { return Err(io::Error::last_os_error()) };
         // SAFETY: the kernel wrote so many bytes of an address there.
-        if let Some(from) = unsafe { decode(name.as_ptr(), length as usize) } {
+        if let Some(from) = unsafe { decode(name.as_ptr(), length as usize, &mut batch.known) } {
             let truncated = received > max;
             batch.entries.push(Entry { room: 0, length: received.min(max), from, truncated });
         }
@@ -513,7 +561,12 @@ mod system {
         for (to, data) in queue.iter().take(BATCH) {
             let (name, length) = match to {
                 Some(to) => {
-                    let name = names[count].write(ip(to)?.into());
+                    let name = names[count].write(match sock_addr(to) {
+                        Ok(name) => name,
+                        // Told when it is the first.
+                        Err(_) if count > 0 => break,
+                        Err(error) => return Err(error),
+                    });
                     (name.as_ptr().cast_mut().cast(), name.len())
                 }
                 None => (std::ptr::null_mut(), 0),
@@ -541,9 +594,14 @@ mod system {
     /// # Safety
     ///
     /// The first `length` bytes behind `name` are initialised.
-    unsafe fn decode(name: *const libc::sockaddr_storage, length: usize) -> Option<Address> {
+    unsafe fn decode(
+        name: *const libc::sockaddr_storage,
+        length: usize,
+        known: &mut UnixAddress,
+    ) -> Option<Address> {
         if length < size_of::<libc::sa_family_t>() {
-            return None;
+            // Only Unix sockets can be without an address.
+            return Some(UnixAddress::unnamed().into());
         }
         // SAFETY: the family is what an address begins with, and is there.
         let family = unsafe { (&raw const (*name).ss_family).read() };
@@ -559,6 +617,16 @@ mod system {
                 let v6 = unsafe { name.cast::<libc::sockaddr_in6>().read() };
                 let (ip, port) = (v6.sin6_addr.s6_addr.into(), u16::from_be(v6.sin6_port));
                 SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into()
+            }
+            libc::AF_UNIX => {
+                let length = length.min(size_of::<libc::sockaddr_storage>()) - OFFSET_OF_NAME;
+                // SAFETY: so many bytes are there, and nobody writes to them while the slice lives.
+                let name =
+                    unsafe { std::slice::from_raw_parts(name.cast::<u8>().add(OFFSET_OF_NAME), length) };
+                if !unix::is_name_of(name, known) {
+                    *known = unix::read_name(name);
+                }
+                return Some(known.clone().into());
             }
             _ => return None,
         };

@@ -9,9 +9,11 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::options::{ConnectSpec, DatagramSpec, ListenSpec, UnixConnectSpec, UnixListenSpec};
+use super::options::{
+    ConnectSpec, DatagramSpec, ListenSpec, UnixConnectSpec, UnixDatagramSpec, UnixListenSpec,
+};
 use super::{Completion, DatagramBatch, DatagramsSent, Driver, Sent};
-use crate::core::address::Address;
+use crate::core::address::{Address, UnixAddress};
 use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
@@ -300,6 +302,15 @@ impl Middleware {
     pub(super) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
         self.trace(Some(token), "opens for datagrams", 0);
         self.below.bind_datagram(token, spec)
+    }
+
+    pub(super) fn bind_unix_datagram(
+        &mut self,
+        token: Token,
+        spec: &UnixDatagramSpec,
+    ) -> io::Result<(UnixAddress, usize)> {
+        self.trace(Some(token), "opens for datagrams", 0);
+        self.below.bind_unix_datagram(token, spec)
     }
 
     pub(super) fn receive_datagrams(

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::core::address::Address;
+use crate::core::address::{Address, UnixAddress};
 #[cfg(unix)]
 use crate::core::credentials::Credentials;
 use crate::core::datagrams::DatagramQueue;
@@ -41,11 +41,14 @@ mod waiter;
 pub(crate) use datagram::{BATCH, DatagramBatch, DatagramsSent};
 pub(crate) use ops::ticks;
 use options::{
-    ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, UnixConnectSpec, UnixListenSpec,
+    ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, UnixConnectSpec, UnixDatagramSpec,
+    UnixListenSpec,
 };
 pub(crate) use poll::PollDriver;
 #[cfg(feature = "testing")]
 pub(crate) use simulated::SimDriver;
+#[cfg(unix)]
+pub(crate) use unix::check as check_unix_address;
 pub(crate) use waiter::Waker;
 
 /// Bytes read at once, and the size of the buffer that `data_received` borrows.
@@ -324,6 +327,16 @@ impl Driver {
     /// Opens a socket for datagrams and watches it for reading; the address is the real one, also for port 0.
     pub(crate) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
         each!(self, driver => driver.bind_datagram(token, spec))
+    }
+
+    /// Opens a Unix socket for datagrams and watches it for reading; its address, and how long a datagram may
+    /// be that is sent from it.
+    pub(crate) fn bind_unix_datagram(
+        &mut self,
+        token: Token,
+        spec: &UnixDatagramSpec,
+    ) -> io::Result<(UnixAddress, usize)> {
+        each!(self, driver => driver.bind_unix_datagram(token, spec))
     }
 
     /// Receives at most `count` datagrams of at most `max` bytes each into `batch`, whose old content is gone.

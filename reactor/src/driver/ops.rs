@@ -91,7 +91,7 @@ pub(super) fn address(address: &SockAddr) -> Address {
 }
 
 #[cfg(unix)]
-fn unix_address(address: &SockAddr) -> UnixAddress {
+pub(super) fn unix_address(address: &SockAddr) -> UnixAddress {
     if let Some(path) = address.as_pathname() {
         return UnixAddress::from_path(path);
     }

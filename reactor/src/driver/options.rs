@@ -142,6 +142,21 @@ pub(crate) struct DatagramSpec {
     pub(crate) bind_device: Option<String>,
 }
 
+/// How to open a Unix socket for datagrams; at least one of its addresses is there, none of them unnamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnixDatagramSpec {
+    /// The address to bind.
+    pub(crate) local: Option<UnixAddress>,
+    /// The only peer, if there is to be only one.
+    pub(crate) remote: Option<UnixAddress>,
+    /// Without an address to bind, let the kernel choose an abstract name.
+    pub(crate) autobind: bool,
+    /// Who may send to it, as the permission bits of the socket file; `None` leaves it to the umask.
+    pub(crate) mode: Option<u32>,
+    /// What the socket is like.
+    pub(crate) options: UnixOptions,
+}
+
 /// Something to change about an open socket for datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DatagramOption {

@@ -23,12 +23,14 @@ use super::datagram::{self, DatagramBatch, DatagramsSent};
 use super::ops::{self, Sink};
 use super::options::{ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 #[cfg(not(unix))]
-use super::options::{UnixConnectSpec, UnixListenSpec};
+use super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, open_reserve};
 use crate::core::address::Address;
+#[cfg(not(unix))]
+use crate::core::address::UnixAddress;
 use crate::core::datagrams::DatagramQueue;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
@@ -690,6 +692,15 @@ impl PollDriver {
         Ok(address)
     }
 
+    #[cfg(not(unix))]
+    pub(super) fn bind_unix_datagram(
+        &mut self,
+        _: Token,
+        _: &UnixDatagramSpec,
+    ) -> io::Result<(UnixAddress, usize)> {
+        Err(no_unix_sockets())
+    }
+
     pub(super) fn receive_datagrams(
         &mut self,
         token: Token,
@@ -707,7 +718,12 @@ impl PollDriver {
         queue: &mut DatagramQueue<Address>,
     ) -> io::Result<DatagramsSent> {
         let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
-        datagram::send(socket, queue, self.budgets.write, self.batches, &mut self.stats)
+        let sent = datagram::send(socket, queue, self.budgets.write, self.batches, &mut self.stats);
+        #[cfg(unix)]
+        if let Err(error) = sent {
+            return self.send_to_successor(token, queue, error);
+        }
+        sent
     }
 
     pub(super) fn set_datagram_option(&mut self, token: Token, option: DatagramOption) -> io::Result<()> {
@@ -828,7 +844,13 @@ impl PollDriver {
             Kind::Descriptor => {}
             #[cfg(unix)]
             Kind::Passing => {}
-            Kind::Vacant | Kind::Stream | Kind::Relayed | Kind::Datagram => {}
+            #[cfg(unix)]
+            Kind::Datagram => {
+                self.unix.forget(token);
+            }
+            #[cfg(not(unix))]
+            Kind::Datagram => {}
+            Kind::Vacant | Kind::Stream | Kind::Relayed => {}
         }
     }
 

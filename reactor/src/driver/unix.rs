@@ -1,9 +1,10 @@
 //! Opening Unix sockets, and what becomes of their files.
 //!
-//! A socket file outlives the process that made it. So a listener that finds one asks whether anybody is there: a file
-//! that nobody listens on is replaced, a live one is an error, and what is no socket is never touched. Programs that start
-//! at once take turns by a lock on the directory, which ends with its holder. When a listener is closed its file goes, if
-//! it still is its own.
+//! A socket file outlives the process that made it. So a listener that finds one asks whether anybody is
+//! there: a file that nobody listens on is replaced, a live one is an error, and what is no socket is never
+//! touched. Programs that start at once take turns by a lock on the directory, which ends with its holder.
+//! When a listener is closed its file goes, if it still is its own. Sockets for datagrams are opened here as
+//! well; what is sent and received goes the way of all [datagrams](super::datagram).
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -22,7 +23,7 @@ use rustix::net::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::options::{UnixConnectSpec, UnixListenSpec, UnixOptions};
+use super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec, UnixOptions};
 use super::socket::{describe, named};
 use crate::core::address::{Address, UnixAddress};
 use crate::core::credentials::Credentials;
@@ -39,7 +40,7 @@ const LOCK_TRIES: u32 = 50;
 /// No file has it.
 const NO_INODE: u64 = 0;
 
-/// The file of a listening socket; removed when dropped, if it still is that file.
+/// The file of a bound socket; removed when dropped, if it still is that file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -107,7 +108,7 @@ fn try_connect(spec: &UnixConnectSpec) -> io::Result<Socket> {
         let result = sock_addr(local).and_then(|address| socket.bind(&address));
         result.map_err(|error| describe("bind", &local.clone().into(), &error))?;
     }
-    match socket.connect(&address) {
+    match socket.connect(&address).map_err(of_another_kind) {
         Ok(()) => Ok(socket),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -116,6 +117,89 @@ fn try_connect(spec: &UnixConnectSpec) -> io::Result<Socket> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Opens a socket for datagrams; with its file, where it has one, and its address.
+pub(super) fn open_datagram(
+    spec: &UnixDatagramSpec,
+) -> io::Result<(Socket, Option<SocketFile>, UnixAddress)> {
+    let (what, address) = match (&spec.remote, &spec.local) {
+        (Some(remote), _) => ("connect to", remote),
+        (None, Some(local)) => ("bind", local),
+        (None, None) => return Err(ErrorKind::InvalidInput.into()),
+    };
+    try_open_datagram(spec).map_err(|error| describe(what, &address.clone().into(), &error))
+}
+
+fn try_open_datagram(spec: &UnixDatagramSpec) -> io::Result<(Socket, Option<SocketFile>, UnixAddress)> {
+    let remote = spec.remote.as_ref().map(sock_addr).transpose()?;
+    let socket = open(Type::DGRAM, &spec.options)?;
+    let mut file = None;
+    if let Some(local) = &spec.local {
+        let bound = sock_addr(local).and_then(|address| bind(&socket, local, &address, spec.mode));
+        file = match bound {
+            Err(error) if remote.is_some() => return Err(describe("bind", &local.clone().into(), &error)),
+            bound => bound?,
+        };
+    } else if spec.autobind {
+        named("autobind", autobind(&socket))?;
+    }
+    if let Some(remote) = remote {
+        socket.connect(&remote).map_err(of_another_kind)?;
+    }
+    let Address::Unix(local) = super::ops::address(&socket.local_addr()?) else {
+        return Err(io::Error::other("the socket has no Unix address"));
+    };
+    // Where the system tells nothing else, it is what was asked for.
+    let local = spec.local.clone().filter(|_| local.is_unnamed()).unwrap_or(local);
+    Ok((socket, file, local))
+}
+
+/// Has the kernel choose an abstract name.
+fn autobind(socket: &Socket) -> io::Result<()> {
+    if !cfg!(target_os = "linux") {
+        return Err(io::Error::new(ErrorKind::Unsupported, "this system has no abstract names"));
+    }
+    // An address that ends behind its family.
+    socket.bind(&SockAddr::unix("")?)
+}
+
+fn of_another_kind(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::EPROTOTYPE) {
+        return error;
+    }
+    let text = "the socket there is of another kind: one takes datagrams, the other connections";
+    io::Error::new(ErrorKind::InvalidInput, text)
+}
+
+/// Connects a socket for datagrams once more: its peer is gone, and another one may have taken its place.
+///
+/// # Errors
+///
+/// Of kind `ConnectionRefused` if there is nobody.
+pub(super) fn reconnect(socket: &Socket, peer: &UnixAddress) -> io::Result<()> {
+    socket.connect(&sock_addr(peer)?).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => ErrorKind::ConnectionRefused.into(),
+        _ => of_another_kind(error),
+    })
+}
+
+/// Whether sending failed because the peer is gone; the kernel may have forgotten it by then.
+pub(super) fn has_lost_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::NotConnected
+            | ErrorKind::BrokenPipe
+    ) || error.raw_os_error() == Some(libc::EDESTADDRREQ)
+}
+
+/// How long a datagram may be that is sent from the socket.
+pub(super) fn longest_datagram(socket: &Socket) -> io::Result<usize> {
+    // Linux keeps some of the buffer for itself.
+    let own = if cfg!(target_os = "linux") { 32 } else { 0 };
+    Ok(socket.send_buffer_size()?.saturating_sub(own))
 }
 
 fn open(kind: Type, options: &UnixOptions) -> io::Result<Socket> {
@@ -210,6 +294,20 @@ fn lock_directory(path: &Path) -> Option<File> {
 
 /// The address as the system takes it.
 pub(super) fn sock_addr(address: &UnixAddress) -> io::Result<SockAddr> {
+    check(address)?;
+    match (address.path(), address.abstract_name()) {
+        (Some(path), _) => SockAddr::unix(path),
+        (None, name) => {
+            let name = name.unwrap_or_default();
+            let mut path = [0; 1 + MAX_PATH];
+            path[1..][..name.len()].copy_from_slice(name);
+            SockAddr::unix(OsStr::from_bytes(&path[..1 + name.len()]))
+        }
+    }
+}
+
+/// Whether the system can take the address at all.
+pub(crate) fn check(address: &UnixAddress) -> io::Result<()> {
     let invalid = |text: String| io::Error::new(ErrorKind::InvalidInput, text);
     if let Some(path) = address.path() {
         let length = path.as_os_str().len();
@@ -224,7 +322,7 @@ pub(super) fn sock_addr(address: &UnixAddress) -> io::Result<SockAddr> {
         if path.as_os_str().as_bytes().contains(&0) {
             return Err(invalid("the path has a zero byte in it".to_owned()));
         }
-        return SockAddr::unix(path);
+        return Ok(());
     }
     let Some(name) = address.abstract_name() else {
         return Err(invalid("the address is unnamed".to_owned()));
@@ -235,9 +333,43 @@ pub(super) fn sock_addr(address: &UnixAddress) -> io::Result<SockAddr> {
     if name.len() > MAX_PATH {
         return Err(invalid(format!("the name has {} bytes; it may have {MAX_PATH}", name.len())));
     }
-    let mut path = vec![0];
-    path.extend_from_slice(name);
-    SockAddr::unix(OsStr::from_bytes(&path))
+    Ok(())
+}
+
+/// Whether it is this address that the system tells.
+pub(super) fn is_address_of(name: &SockAddr, address: &UnixAddress) -> bool {
+    // As bytes: paths that lead to the same file may still be written in different ways.
+    let (path, known) = (name.as_pathname().map(Path::as_os_str), address.path().map(Path::as_os_str));
+    #[cfg(target_os = "linux")]
+    let abstract_name = name.as_abstract_namespace();
+    #[cfg(not(target_os = "linux"))]
+    let abstract_name = None;
+    path == known && abstract_name == address.abstract_name()
+}
+
+/// The address that the system wrote as these bytes, behind the family.
+#[cfg(target_os = "linux")]
+pub(super) fn read_name(bytes: &[u8]) -> UnixAddress {
+    match bytes {
+        [] => UnixAddress::unnamed(),
+        [0, name @ ..] => UnixAddress::from_abstract_name(name),
+        path => UnixAddress::from_path(OsStr::from_bytes(until_zero(path))),
+    }
+}
+
+/// Whether [`read_name`] would read this address.
+#[cfg(target_os = "linux")]
+pub(super) fn is_name_of(bytes: &[u8], address: &UnixAddress) -> bool {
+    match bytes {
+        [] => address.is_unnamed(),
+        [0, name @ ..] => address.abstract_name() == Some(name),
+        path => address.path().is_some_and(|known| known.as_os_str().as_bytes() == until_zero(path)),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn until_zero(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == 0).next().unwrap_or(path)
 }
 
 /// Who is at the other end of a Unix stream.

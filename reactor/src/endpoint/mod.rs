@@ -72,6 +72,9 @@
 //! |---|---|---|
 //! | `udp` | `udp:PORT`, at all IPv4 addresses unless `interface` is given | `udp:ADDRESS:PORT`, an IP address |
 //! | `udp6` | `udp6:PORT`, at all addresses, IPv6 and IPv4, unless `interface` is given | |
+//! | `unix` | `unix:PATH`, or `unix:@NAME` for Linux's abstract namespace | `unix:PATH`, `unix:@NAME` |
+//!
+//! The keywords of `udp` and `udp6`:
 //!
 //! | keyword | value | to receive and send | to connect | without it |
 //! |---|---|---|---|---|
@@ -86,7 +89,17 @@
 //! | `queue` | datagrams that wait to be sent, 1 to 1048576 | yes | yes | 1024 |
 //! | `queue_bytes` | bytes of those, 65535 to 1073741824 | yes | yes | 4194304 |
 //! | `max_datagram` | bytes that are received of one datagram, 1 to 65535 | yes | yes | 65535 |
-//! Those of `unix`:
+//!
+//! Those of `unix`; the last five are as above:
+//!
+//! | keyword | value | to receive and send | to connect | without it |
+//! |---|---|---|---|---|
+//! | `mode` | who may send: the permission bits of the file, in octal | yes | | the umask decides |
+//! | `bind_address` | the path or `@NAME` to send from, where the peer can answer | | yes | none |
+//! | `autobind` | yes or no: the system chooses an abstract name to send from | | yes | no |
+//! | `recv_buffer`, `send_buffer`, `queue`, `queue_bytes`, `max_datagram` | | yes | yes | |
+//!
+//! The keywords of `unix` for streams:
 //!
 //! | keyword | value | to listen | to connect | without it |
 //! |---|---|---|---|---|
@@ -100,7 +113,7 @@
 //!
 //! Yes can be written `yes`, `true`, `on` or `1`, no `no`, `false`, `off` or `0`. Seconds can have a
 //! fraction. What the options do, and which systems have them, stands at the methods of [`TcpListen`],
-//! [`TcpConnect`], [`UdpBind`] and [`UdpConnect`].
+//! [`TcpConnect`], [`UdpBind`], [`UdpConnect`], [`UnixDatagramBind`] and [`UnixDatagramConnect`].
 //!
 //! ```
 //! use std::time::Duration;
@@ -143,6 +156,8 @@ mod tcp_string;
 mod udp;
 mod udp_string;
 mod unix;
+mod unix_datagram;
+mod unix_datagram_string;
 mod unix_string;
 
 use std::fmt;
@@ -163,6 +178,7 @@ pub use tcp::{TcpConnect, TcpListen};
 pub(crate) use udp::DatagramLimits;
 pub use udp::{UdpBind, UdpConnect};
 pub use unix::{UnixConnect, UnixListen};
+pub use unix_datagram::{UnixDatagramBind, UnixDatagramConnect};
 
 /// Where to listen: one variant per kind of transport.
 ///
@@ -507,6 +523,8 @@ impl IntoConnectEndpoint for String {
 pub enum DatagramEndpoint {
     /// A UDP port.
     Udp(UdpBind),
+    /// A Unix socket.
+    Unix(UnixDatagramBind),
 }
 
 impl FromStr for DatagramEndpoint {
@@ -517,7 +535,8 @@ impl FromStr for DatagramEndpoint {
         match endpoint.kind() {
             "udp" => udp_string::bind(endpoint).map(Self::Udp),
             "udp6" => udp_string::bind_v6(endpoint).map(Self::Udp),
-            _ => Err(endpoint.unknown_kind("datagrams", &["udp", "udp6"])),
+            "unix" => unix_datagram_string::bind(endpoint).map(Self::Unix),
+            _ => Err(endpoint.unknown_kind("datagrams", &["udp", "udp6", "unix"])),
         }
     }
 }
@@ -525,6 +544,12 @@ impl FromStr for DatagramEndpoint {
 impl From<UdpBind> for DatagramEndpoint {
     fn from(udp: UdpBind) -> Self {
         Self::Udp(udp)
+    }
+}
+
+impl From<UnixDatagramBind> for DatagramEndpoint {
+    fn from(unix: UnixDatagramBind) -> Self {
+        Self::Unix(unix)
     }
 }
 
@@ -536,6 +561,8 @@ impl From<UdpBind> for DatagramEndpoint {
 pub enum DatagramConnectEndpoint {
     /// A UDP address.
     Udp(UdpConnect),
+    /// A Unix socket.
+    Unix(UnixDatagramConnect),
 }
 
 impl FromStr for DatagramConnectEndpoint {
@@ -545,7 +572,8 @@ impl FromStr for DatagramConnectEndpoint {
         let endpoint = EndpointString::parse(text)?;
         match endpoint.kind() {
             "udp" => udp_string::connect(endpoint).map(Self::Udp),
-            _ => Err(endpoint.unknown_kind("connecting datagrams", &["udp"])),
+            "unix" => unix_datagram_string::connect(endpoint).map(Self::Unix),
+            _ => Err(endpoint.unknown_kind("connecting datagrams", &["udp", "unix"])),
         }
     }
 }
@@ -553,6 +581,12 @@ impl FromStr for DatagramConnectEndpoint {
 impl From<UdpConnect> for DatagramConnectEndpoint {
     fn from(udp: UdpConnect) -> Self {
         Self::Udp(udp)
+    }
+}
+
+impl From<UnixDatagramConnect> for DatagramConnectEndpoint {
+    fn from(unix: UnixDatagramConnect) -> Self {
+        Self::Unix(unix)
     }
 }
 
@@ -582,6 +616,7 @@ impl IntoDatagramEndpoint for DatagramEndpoint {
     fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
         match &self {
             Self::Udp(udp) => udp.check()?,
+            Self::Unix(unix) => unix.check()?,
         }
         Ok(self)
     }
@@ -591,8 +626,21 @@ impl IntoDatagramConnectEndpoint for DatagramConnectEndpoint {
     fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
         match &self {
             Self::Udp(udp) => udp.check()?,
+            Self::Unix(unix) => unix.check()?,
         }
         Ok(self)
+    }
+}
+
+impl IntoDatagramEndpoint for UnixDatagramBind {
+    fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError> {
+        DatagramEndpoint::Unix(self).into_datagram_endpoint()
+    }
+}
+
+impl IntoDatagramConnectEndpoint for UnixDatagramConnect {
+    fn into_datagram_connect_endpoint(self) -> Result<DatagramConnectEndpoint, EndpointError> {
+        DatagramConnectEndpoint::Unix(self).into_datagram_connect_endpoint()
     }
 }
 

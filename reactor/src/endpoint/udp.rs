@@ -27,7 +27,7 @@ impl Default for DatagramLimits {
 }
 
 impl DatagramLimits {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         limits::DATAGRAM_QUEUE.check("queue", self.queue)?;
         limits::DATAGRAM_QUEUE_BYTES.check("queue_bytes", self.queue_bytes)?;
         limits::MAX_DATAGRAM.check("max_datagram", self.max_datagram)
@@ -105,6 +105,11 @@ macro_rules! common_options {
         pub fn max_datagram(mut self, bytes: usize) -> Self {
             self.limits.max_datagram = bytes;
             self
+        }
+
+        /// All limits at once.
+        pub(super) fn limited(self, limits: DatagramLimits) -> Self {
+            Self { limits, ..self }
         }
 
         pub(crate) fn spec(&self) -> &DatagramSpec {

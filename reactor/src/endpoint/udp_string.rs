@@ -66,14 +66,21 @@ macro_rules! common_options {
         if let Some(device) = device(&mut $fields)? {
             $udp = $udp.bind_device(device);
         }
-        let usual = DatagramLimits::default();
-        let queue = $fields.number("queue", &limits::DATAGRAM_QUEUE)?;
-        let queue_bytes = $fields.number("queue_bytes", &limits::DATAGRAM_QUEUE_BYTES)?;
-        $udp = $udp.queue_limit(queue.unwrap_or(usual.queue), queue_bytes.unwrap_or(usual.queue_bytes));
-        if let Some(bytes) = $fields.number("max_datagram", &limits::MAX_DATAGRAM)? {
-            $udp = $udp.max_datagram(bytes);
-        }
+        $udp = $udp.limited(datagram_limits(&mut $fields)?);
     };
+}
+
+/// What a socket for datagrams keeps and takes at most.
+pub(super) fn datagram_limits(fields: &mut Fields<'_>) -> Result<DatagramLimits, EndpointError> {
+    let usual = DatagramLimits::default();
+    let queue = fields.number("queue", &limits::DATAGRAM_QUEUE)?;
+    let queue_bytes = fields.number("queue_bytes", &limits::DATAGRAM_QUEUE_BYTES)?;
+    let max_datagram = fields.number("max_datagram", &limits::MAX_DATAGRAM)?;
+    Ok(DatagramLimits {
+        queue: queue.unwrap_or(usual.queue),
+        queue_bytes: queue_bytes.unwrap_or(usual.queue_bytes),
+        max_datagram: max_datagram.unwrap_or(usual.max_datagram),
+    })
 }
 
 fn bind_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<UdpBind, EndpointError> {
@@ -129,12 +136,14 @@ mod tests {
     use super::*;
 
     fn bound(source: &str) -> UdpBind {
-        let DatagramEndpoint::Udp(udp) = source.parse().unwrap();
+        let DatagramEndpoint::Udp(udp) = source.parse().unwrap() else { panic!("{source} is not UDP") };
         udp
     }
 
     fn connected(source: &str) -> UdpConnect {
-        let DatagramConnectEndpoint::Udp(udp) = source.parse().unwrap();
+        let DatagramConnectEndpoint::Udp(udp) = source.parse().unwrap() else {
+            panic!("{source} is not UDP")
+        };
         udp
     }
 
@@ -210,7 +219,7 @@ mod tests {
         );
         assert_eq!(
             error("tcp:80"),
-            "bad endpoint \"tcp:80\": unknown kind \"tcp\" (column 1); the kinds for datagrams are udp and udp6"
+            "bad endpoint \"tcp:80\": unknown kind \"tcp\" (column 1); the kinds for datagrams are udp, udp6 and unix"
         );
         let error = "udp:example.org:53".parse::<DatagramConnectEndpoint>().unwrap_err().to_string();
         assert!(

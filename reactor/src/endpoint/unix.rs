@@ -96,15 +96,7 @@ impl UnixListen {
     pub(super) fn check_values(&self) -> Result<(), String> {
         check_address(&self.spec.address)?;
         limits::BACKLOG.check("backlog", self.spec.backlog)?;
-        match self.spec.mode {
-            Some(mode) if mode > 0o777 => {
-                return Err(format!("mode {mode:o} is not from 0 to 777 (octal)"));
-            }
-            Some(_) if self.spec.address.abstract_name().is_some() => {
-                return Err("mode is given for an abstract name, which has none".to_owned());
-            }
-            _ => {}
-        }
+        check_mode(self.spec.mode, &self.spec.address)?;
         check_options(&self.spec.options)
     }
 }
@@ -208,7 +200,7 @@ impl UnixConnect {
 }
 
 /// The shortest limit there is among systems is not the same everywhere; the system's own is told when it is met.
-fn check_address(address: &UnixAddress) -> Result<(), String> {
+pub(super) fn check_address(address: &UnixAddress) -> Result<(), String> {
     let is_empty = address.path().is_some_and(|path| path.as_os_str().is_empty());
     if address.is_unnamed() || is_empty {
         return Err("the path is empty".to_owned());
@@ -216,7 +208,17 @@ fn check_address(address: &UnixAddress) -> Result<(), String> {
     Ok(())
 }
 
-fn check_options(options: &UnixOptions) -> Result<(), String> {
+pub(super) fn check_mode(mode: Option<u32>, address: &UnixAddress) -> Result<(), String> {
+    match mode {
+        Some(mode) if mode > 0o777 => Err(format!("mode {mode:o} is not from 0 to 777 (octal)")),
+        Some(_) if address.abstract_name().is_some() => {
+            Err("mode is given for an abstract name, which has none".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_options(options: &UnixOptions) -> Result<(), String> {
     if let Some(size) = options.recv_buffer {
         limits::BUFFER.check("recv_buffer", size)?;
     }

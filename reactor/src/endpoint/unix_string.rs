@@ -64,13 +64,13 @@ pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<UnixConnect, Endpo
     Ok(unix)
 }
 
-fn required_address(fields: &mut Fields<'_>) -> Result<UnixAddress, EndpointError> {
+pub(super) fn required_address(fields: &mut Fields<'_>) -> Result<UnixAddress, EndpointError> {
     let found = fields.read("address", address)?;
     fields.required("address", found)
 }
 
 /// A path, or `@` and a name of the abstract namespace.
-fn address(text: &str) -> Result<UnixAddress, String> {
+pub(super) fn address(text: &str) -> Result<UnixAddress, String> {
     match text.strip_prefix('@') {
         Some("") => Err("has no name behind the @".to_owned()),
         Some(name) => Ok(UnixAddress::from_abstract_name(name)),
@@ -80,7 +80,7 @@ fn address(text: &str) -> Result<UnixAddress, String> {
 }
 
 /// Permission bits, octal as everywhere.
-fn mode(text: &str) -> Result<u32, String> {
+pub(super) fn mode(text: &str) -> Result<u32, String> {
     let is_octal = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
     mode.ok_or_else(|| "is not an octal number from 0 to 777, such as 660".to_owned())

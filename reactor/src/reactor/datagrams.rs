@@ -14,12 +14,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::core::address::Address;
+use crate::core::address::{Address, UnixAddress};
 use crate::core::datagrams::DatagramQueue;
 use crate::core::multicast::MulticastInterface;
 use crate::core::slots::Token;
+use crate::core::stalled::Stalled;
 use crate::datagram::DatagramProtocol;
-use crate::driver::options::{DatagramOption, DatagramSpec};
+use crate::driver::options::{DatagramOption, DatagramSpec, UnixDatagramSpec};
 use crate::driver::{BATCH, DatagramBatch, DatagramsSent, Interest};
 use crate::endpoint::{
     DatagramConnectEndpoint, DatagramEndpoint, DatagramLimits, IntoDatagramConnectEndpoint,
@@ -30,6 +31,7 @@ use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::stats::Counters;
+use crate::reactor::timers::DelayedCall;
 use crate::reactor::watchdog::Hook;
 
 /// The most that fits into a datagram: 65535 bytes less the headers of IP and UDP.
@@ -71,6 +73,33 @@ enum Family {
         /// IPv4 addresses as well, in the notation of IPv6.
         takes_v4: bool,
     },
+    Unix {
+        /// Bytes of the longest datagram.
+        longest: usize,
+    },
+}
+
+impl Family {
+    fn is_unix(self) -> bool {
+        matches!(self, Self::Unix { .. })
+    }
+}
+
+/// What to open.
+enum Spec<'e> {
+    Udp(&'e DatagramSpec),
+    Unix(&'e UnixDatagramSpec),
+}
+
+/// What became of datagrams that were offered to the driver.
+#[derive(Default)]
+struct Outcome {
+    sent: u64,
+    /// Had no place to wait.
+    dropped: u64,
+    /// Were refused, and nobody is told of each.
+    refused: u64,
+    failed: Vec<(Option<Address>, io::Error)>,
 }
 
 /// How many datagrams the next receive should ask for.
@@ -129,6 +158,10 @@ struct Mail {
     attended: Cell<bool>,
     appetite: Cell<Appetite>,
     queue: RefCell<DatagramQueue<Address>>,
+    /// What waits for receivers that have no room.
+    stalled: RefCell<Stalled<Address>>,
+    /// Tries them again.
+    retry: RefCell<Option<DelayedCall>>,
     held: RefCell<VecDeque<Held>>,
     /// Failures that the protocol has not heard of.
     failures: RefCell<Vec<(Option<Address>, io::Error)>>,
@@ -165,6 +198,9 @@ pub struct DatagramStats {
 /// datagrams together), what is sent from elsewhere at the end of the loop's pass. What the system does not
 /// take then waits in a queue; beyond its limits
 /// ([`UdpBind::queue_limit`](crate::endpoint::UdpBind::queue_limit)) datagrams are dropped and counted.
+///
+/// On a Unix socket that is not connected, what finds its receiver full waits in a queue of that receiver, so
+/// that others are not held up; it is tried again after 1 ms at first, after 64 ms in the end.
 #[derive(Clone)]
 pub struct DatagramSocket {
     mail: Rc<Mail>,
@@ -173,8 +209,9 @@ pub struct DatagramSocket {
 impl Handle {
     /// Opens a socket for datagrams at `endpoint`, which receives from everybody and can send to everybody.
     ///
-    /// The endpoint is a string such as `"udp:8000"` (see [`endpoint`](crate::endpoint)), a
-    /// [`UdpBind`](crate::endpoint::UdpBind) or a `SocketAddr`.
+    /// The endpoint is a string such as `"udp:8000"` or `"unix:/run/log.sock"` (see
+    /// [`endpoint`](crate::endpoint)), a [`UdpBind`](crate::endpoint::UdpBind), a
+    /// [`UnixDatagramBind`](crate::endpoint::UnixDatagramBind) or a `SocketAddr`.
     ///
     /// # Errors
     ///
@@ -184,16 +221,24 @@ impl Handle {
         endpoint: impl IntoDatagramEndpoint,
         protocol: impl DatagramProtocol,
     ) -> io::Result<DatagramSocket> {
-        let DatagramEndpoint::Udp(udp) = endpoint.into_datagram_endpoint()?;
-        self.alive()?.open_datagrams(udp.spec(), udp.limits(), Box::new(protocol))
+        let inner = self.alive()?;
+        match &endpoint.into_datagram_endpoint()? {
+            DatagramEndpoint::Udp(udp) => {
+                inner.open_datagrams(&Spec::Udp(udp.spec()), udp.limits(), Box::new(protocol))
+            }
+            DatagramEndpoint::Unix(unix) => {
+                inner.open_datagrams(&Spec::Unix(unix.spec()), unix.limits(), Box::new(protocol))
+            }
+        }
     }
 
     /// Opens a socket for datagrams that is connected to one peer: it receives from nobody else, and hears
     /// when nobody takes its datagrams there.
     ///
-    /// The endpoint is a string such as `"udp:127.0.0.1:53"` (see [`endpoint`](crate::endpoint)), a
-    /// [`UdpConnect`](crate::endpoint::UdpConnect) or a `SocketAddr`. Names of hosts have to be looked up
-    /// first: there is no handshake that could tell which of a name's addresses answers.
+    /// The endpoint is a string such as `"udp:127.0.0.1:53"` or `"unix:/dev/log"` (see
+    /// [`endpoint`](crate::endpoint)), a [`UdpConnect`](crate::endpoint::UdpConnect), a
+    /// [`UnixDatagramConnect`](crate::endpoint::UnixDatagramConnect) or a `SocketAddr`. Names of hosts have
+    /// to be looked up first: there is no handshake that could tell which of a name's addresses answers.
     ///
     /// ```
     /// use twistor::{Address, DatagramSocket, Reactor};
@@ -218,14 +263,22 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// As [`listen_datagram`](Self::listen_datagram), or there is no route to the peer.
+    /// As [`listen_datagram`](Self::listen_datagram), or there is no route to the peer; for Unix sockets,
+    /// nobody is there.
     pub fn connect_datagram(
         &self,
         endpoint: impl IntoDatagramConnectEndpoint,
         protocol: impl DatagramProtocol,
     ) -> io::Result<DatagramSocket> {
-        let DatagramConnectEndpoint::Udp(udp) = endpoint.into_datagram_connect_endpoint()?;
-        self.alive()?.open_datagrams(udp.spec(), udp.limits(), Box::new(protocol))
+        let inner = self.alive()?;
+        match &endpoint.into_datagram_connect_endpoint()? {
+            DatagramConnectEndpoint::Udp(udp) => {
+                inner.open_datagrams(&Spec::Udp(udp.spec()), udp.limits(), Box::new(protocol))
+            }
+            DatagramConnectEndpoint::Unix(unix) => {
+                inner.open_datagrams(&Spec::Unix(unix.spec()), unix.limits(), Box::new(protocol))
+            }
+        }
     }
 }
 
@@ -249,7 +302,8 @@ impl DatagramSocket {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), or the address is of another family, has no port, or is not the peer's.
+    /// As [`send`](Self::send), or the address is of another family, has no port, or is not the peer's. A
+    /// Unix socket that has not been bound is unnamed, and cannot be answered.
     pub fn send_to(&self, data: &[u8], to: impl Into<Address>) -> io::Result<()> {
         let to = to.into();
         match &self.mail.peer {
@@ -275,6 +329,11 @@ impl DatagramSocket {
                 format!("a datagram of {} bytes is too long: {longest} are the most", data.len()),
             ));
         }
+        if let Some(to) = &to
+            && mail.stalled.borrow().holds(to)
+        {
+            return inner.wait_for_receiver(mail, to, data);
+        }
         if mail.is_full(data.len()) {
             // What stands there may not have been offered to the system yet.
             inner.flush_datagrams(self);
@@ -283,6 +342,11 @@ impl DatagramSocket {
                 Counters::bump(&inner.counters.datagrams_dropped);
                 let text = "the queue of datagrams is full, because the system takes no more: dropped";
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            if let Some(to) = &to
+                && mail.stalled.borrow().holds(to)
+            {
+                return inner.wait_for_receiver(mail, to, data);
             }
         }
         mail.queue.borrow_mut().push(to, data);
@@ -377,6 +441,7 @@ impl DatagramSocket {
         group: impl Into<IpAddr>,
         interface: impl Into<MulticastInterface>,
     ) -> io::Result<()> {
+        self.mail.only_internet("join a multicast group")?;
         let group = self.mail.group(group.into())?;
         self.set_option(DatagramOption::JoinGroup(group, interface.into()))
     }
@@ -391,6 +456,7 @@ impl DatagramSocket {
         group: impl Into<IpAddr>,
         interface: impl Into<MulticastInterface>,
     ) -> io::Result<()> {
+        self.mail.only_internet("leave a multicast group")?;
         let group = self.mail.group(group.into())?;
         self.set_option(DatagramOption::LeaveGroup(group, interface.into()))
     }
@@ -446,14 +512,23 @@ impl DatagramSocket {
         if !self.is_open() {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the socket is closed"));
         }
+        self.mail.only_internet(match option {
+            DatagramOption::JoinGroup(..) => "join a multicast group",
+            DatagramOption::LeaveGroup(..) => "leave a multicast group",
+            DatagramOption::MulticastInterface(_) => "set the multicast interface",
+            DatagramOption::MulticastTtl(_) => "set multicast_ttl",
+            DatagramOption::MulticastLoop(_) => "set multicast_loop",
+            DatagramOption::Ttl(_) => "set ttl",
+            DatagramOption::Broadcast(_) => "set broadcast",
+        })?;
         inner.driver.borrow_mut().set_datagram_option(self.mail.token, option)
     }
 
     /// Datagrams that the system has not taken yet, and their bytes.
     #[must_use]
     pub fn queued(&self) -> (usize, usize) {
-        let queue = self.mail.queue.borrow();
-        (queue.len(), queue.byte_count())
+        let (queue, stalled) = (self.mail.queue.borrow(), self.mail.stalled.borrow());
+        (queue.len() + stalled.len(), queue.byte_count() + stalled.byte_count())
     }
 
     /// What it has counted so far.
@@ -508,6 +583,9 @@ impl Mail {
     }
 
     fn longest(&self, to: Option<&Address>) -> usize {
+        if let Family::Unix { longest } = self.family {
+            return longest;
+        }
         let to = to.or(self.peer.as_ref()).and_then(Address::ip);
         match to {
             Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_none() => LONGEST_V6,
@@ -521,6 +599,16 @@ impl Mail {
             let text = format!("cannot send to {to} from {}: {why}", self.local);
             Err(io::Error::new(io::ErrorKind::InvalidInput, text))
         };
+        if self.family.is_unix() {
+            let Some(address) = to.unix() else { return refuse("the socket is a Unix one") };
+            if address.is_unnamed() {
+                return refuse("who has not bound its socket to an address cannot be answered");
+            }
+            return match check(address) {
+                Ok(()) => Ok(to.clone()),
+                Err(error) => refuse(&error.to_string()),
+            };
+        }
         let Some(address) = to.socket_addr() else { return refuse("it is no address of UDP") };
         if address.port() == 0 {
             return refuse("it has no port");
@@ -535,7 +623,18 @@ impl Mail {
                 None => refuse("the socket is an IPv4 one"),
             },
             (Family::V6 { takes_v4: false }, SocketAddr::V4(_)) => refuse("the socket is an IPv6 one"),
+            (Family::Unix { .. }, _) => refuse("the socket is a Unix one"),
         }
+    }
+
+    /// Refuses what only the protocols of the internet have.
+    fn only_internet(&self, what: &str) -> io::Result<()> {
+        if !self.family.is_unix() {
+            return Ok(());
+        }
+        let text =
+            format!("cannot {what}: {} is a Unix socket, which knows no routers and no groups", self.local);
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
     }
 
     fn group(&self, group: IpAddr) -> io::Result<IpAddr> {
@@ -552,28 +651,41 @@ impl Mail {
 impl Inner {
     fn open_datagrams(
         &self,
-        spec: &DatagramSpec,
+        spec: &Spec<'_>,
         limits: DatagramLimits,
         protocol: Box<dyn DatagramProtocol>,
     ) -> io::Result<DatagramSocket> {
         let token = self.reserve()?;
-        let opened = self.driver.borrow_mut().bind_datagram(token, spec);
-        let local = match opened {
-            Ok(local) => local,
+        let opened = match spec {
+            Spec::Udp(udp) => self.driver.borrow_mut().bind_datagram(token, udp).map(|local| {
+                let family = match local.ip() {
+                    Some(IpAddr::V6(ip)) => {
+                        Family::V6 { takes_v4: ip.is_unspecified() && udp.v6only != Some(true) }
+                    }
+                    _ => Family::V4,
+                };
+                (local, udp.remote.clone(), family)
+            }),
+            Spec::Unix(unix) => {
+                self.driver.borrow_mut().bind_unix_datagram(token, unix).map(|(local, longest)| {
+                    // What is longer than the queue could never go.
+                    let family = Family::Unix { longest: longest.min(limits.queue_bytes) };
+                    (local.into(), unix.remote.clone().map(Address::from), family)
+                })
+            }
+        };
+        let (local, peer, family) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 self.slots.borrow_mut().remove(token);
                 return Err(error);
             }
         };
-        let family = match local.ip() {
-            Some(IpAddr::V6(ip)) => Family::V6 { takes_v4: ip.is_unspecified() && spec.v6only != Some(true) },
-            _ => Family::V4,
-        };
         let mail = Rc::new(Mail {
             handle: self.handle.clone(),
             token,
             local,
-            peer: spec.remote.clone(),
+            peer,
             family,
             limits,
             state: Cell::new(State::Open),
@@ -582,6 +694,8 @@ impl Inner {
             attended: Cell::new(false),
             appetite: Cell::new(Appetite::NEW),
             queue: RefCell::new(DatagramQueue::new()),
+            stalled: RefCell::new(Stalled::new()),
+            retry: RefCell::default(),
             held: RefCell::default(),
             failures: RefCell::default(),
             refusals: Cell::new(0),
@@ -802,13 +916,13 @@ impl Inner {
         if mail.sending.get() != Sending::Free || mail.state.get() == State::Closed {
             return;
         }
-        let mut failed = Vec::new();
+        let mut outcome = Outcome::default();
         let mut refused = false;
         let mut queue = mail.queue.borrow_mut();
-        let before = queue.len();
         while !queue.is_empty() {
             let left = queue.len();
             let sent = self.driver.borrow_mut().send_datagrams(mail.token, &mut queue);
+            outcome.sent += (left - queue.len()) as u64;
             refused &= queue.len() == left;
             match sent {
                 Ok(DatagramsSent::All) => break,
@@ -820,22 +934,28 @@ impl Inner {
                     mail.sending.set(Sending::Resting);
                     break;
                 }
+                Ok(DatagramsSent::ReceiverFull) => {
+                    self.send_singly(mail, &mut queue, &mut outcome);
+                    break;
+                }
+                // Told of this very datagram, and as true of those behind it.
+                Err(error) if is_refusal(&error) && mail.peer.is_some() && mail.family.is_unix() => {
+                    outcome.refused += std::mem::replace(&mut *queue, DatagramQueue::new()).len() as u64;
+                    mail.count(|counts| counts.refused += 1);
+                    mail.refusals.set(mail.refusals.get() + 1);
+                    break;
+                }
                 // An earlier datagram came back; the first of the queue was not looked at yet.
                 Err(error) if is_refusal(&error) && mail.peer.is_some() && !refused => {
                     refused = true;
                     mail.count(|counts| counts.refused += 1);
                     mail.refusals.set(mail.refusals.get() + 1);
                 }
-                Err(error) => failed.push((queue.pop().and_then(|(to, _)| to), error)),
+                Err(error) => outcome.failed.push((queue.pop().and_then(|(to, _)| to), error)),
             }
         }
-        let sent = (before - queue.len() - failed.len()) as u64;
         drop(queue);
-        for (to, error) in failed {
-            self.note_failure(mail, to.map(|to| plain(&to)), error);
-        }
-        mail.count(|counts| counts.sent += sent);
-        Counters::add(&self.counters.datagrams_sent, sent);
+        self.book(mail, outcome);
         if mail.sending.get() == Sending::Resting {
             let socket = socket.clone();
             let timer = self.handle.call_later(REST, move |handle| {
@@ -846,6 +966,130 @@ impl Inner {
             });
             timer.unref();
         }
+        if !mail.stalled.borrow().is_empty() {
+            self.plan_retry(socket);
+        }
+    }
+
+    /// Sends the queue of a socket without a peer, of whose receivers one has no room. What goes to such a
+    /// one is put aside, in order; what goes to others is sent.
+    #[cold]
+    fn send_singly(&self, mail: &Mail, queue: &mut DatagramQueue<Address>, outcome: &mut Outcome) {
+        let all = std::mem::replace(queue, DatagramQueue::new());
+        let mut one = DatagramQueue::new();
+        for (to, data) in all.iter() {
+            let Some(to) = to else { continue };
+            if mail.stalled.borrow().holds(to) {
+                outcome.dropped += u64::from(!self.put_aside(mail, to, data));
+                continue;
+            }
+            if mail.sending.get() != Sending::Free {
+                queue.push(Some(to.clone()), data);
+                continue;
+            }
+            one.push(Some(to.clone()), data);
+            let sent = self.driver.borrow_mut().send_datagrams(mail.token, &mut one);
+            let still_there = one.pop().is_some();
+            match sent {
+                Ok(_) if !still_there => outcome.sent += 1,
+                Ok(DatagramsSent::ReceiverFull) => {
+                    outcome.dropped += u64::from(!self.put_aside(mail, to, data));
+                }
+                Ok(DatagramsSent::NoMemory) => {
+                    mail.sending.set(Sending::Resting);
+                    queue.push(Some(to.clone()), data);
+                }
+                Ok(DatagramsSent::All | DatagramsSent::Blocked) => {
+                    mail.sending.set(Sending::Blocked);
+                    queue.push(Some(to.clone()), data);
+                }
+                Err(error) => outcome.failed.push((Some(to.clone()), error)),
+            }
+        }
+    }
+
+    /// Has a datagram wait until its receiver has room; whether there was a place for it.
+    fn put_aside(&self, mail: &Mail, to: &Address, data: &[u8]) -> bool {
+        let mut stalled = mail.stalled.borrow_mut();
+        // Counted apart from the queue: receivers without room take no place away from the others.
+        let has_place =
+            stalled.len() < mail.limits.queue && stalled.byte_count() + data.len() <= mail.limits.queue_bytes;
+        if has_place {
+            stalled.push(self.handle.now(), to, data);
+        }
+        has_place
+    }
+
+    /// Queues a datagram behind others that wait for the same receiver.
+    #[cold]
+    fn wait_for_receiver(&self, mail: &Mail, to: &Address, data: &[u8]) -> io::Result<()> {
+        if self.put_aside(mail, to, data) {
+            return Ok(());
+        }
+        mail.count(|counts| counts.dropped += 1);
+        Counters::bump(&self.counters.datagrams_dropped);
+        let text = format!("{to} takes no more, and the queue of datagrams is full: dropped");
+        Err(io::Error::new(io::ErrorKind::WouldBlock, text))
+    }
+
+    /// Has the receivers that had no room tried again when the first of them is due.
+    fn plan_retry(&self, socket: &DatagramSocket) {
+        let mail = &*socket.mail;
+        let Some(due) = mail.stalled.borrow().next_due() else { return };
+        let mut retry = mail.retry.borrow_mut();
+        match &*retry {
+            Some(timer) if timer.deadline().is_some_and(|deadline| deadline <= due) => return,
+            Some(timer) => {
+                timer.cancel();
+            }
+            None => {}
+        }
+        let socket = socket.clone();
+        let timer = self.handle.call_at(due, move |handle| {
+            if let Some(inner) = handle.inner() {
+                inner.retry_stalled(&socket);
+            }
+        });
+        timer.unref();
+        *retry = Some(timer);
+    }
+
+    fn retry_stalled(&self, socket: &DatagramSocket) {
+        let mail = &*socket.mail;
+        if !socket.is_open() {
+            return;
+        }
+        let mut outcome = Outcome::default();
+        mail.stalled.borrow_mut().retry(self.handle.now(), |queue| {
+            while !queue.is_empty() {
+                let left = queue.len();
+                let sent = self.driver.borrow_mut().send_datagrams(mail.token, queue);
+                outcome.sent += (left - queue.len()) as u64;
+                match sent {
+                    Ok(_) => break,
+                    Err(error) => outcome.failed.push((queue.pop().and_then(|(to, _)| to), error)),
+                }
+            }
+        });
+        self.book(mail, outcome);
+        self.plan_retry(socket);
+        if self.has_untold_failures(mail) {
+            self.attend_datagrams(mail);
+        }
+    }
+
+    /// Counts what became of datagrams, and keeps failures for the hooks.
+    fn book(&self, mail: &Mail, outcome: Outcome) {
+        for (to, error) in outcome.failed {
+            self.note_failure(mail, to.map(|to| plain(&to)), error);
+        }
+        mail.count(|counts| {
+            counts.sent += outcome.sent;
+            counts.dropped += outcome.dropped;
+            counts.failed += outcome.refused;
+        });
+        Counters::add(&self.counters.datagrams_sent, outcome.sent);
+        Counters::add(&self.counters.datagrams_dropped, outcome.dropped);
     }
 
     /// Sends what is queued, and has the driver watch for what comes next.
@@ -893,7 +1137,11 @@ impl Inner {
         if mail.referenced.replace(false) {
             self.referenced_ports.set(self.referenced_ports.get() - 1);
         }
-        let left = mail.queue.replace(DatagramQueue::new()).len() as u64;
+        let waited = mail.stalled.replace(Stalled::new());
+        if let Some(timer) = mail.retry.take() {
+            timer.cancel();
+        }
+        let left = (mail.queue.replace(DatagramQueue::new()).len() + waited.len()) as u64;
         mail.count(|counts| counts.dropped += left);
         Counters::add(&self.counters.datagrams_dropped, left);
         mail.held.borrow_mut().clear();
@@ -942,6 +1190,14 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}::{} (datagrams at {})", self.protocol, self.hook.name(), self.socket.mail.local)
     }
+}
+
+/// Whether the system can take the address of a Unix socket.
+fn check(address: &UnixAddress) -> io::Result<()> {
+    #[cfg(unix)]
+    return crate::driver::check_unix_address(address);
+    #[cfg(not(unix))]
+    Ok(drop(address.clone()))
 }
 
 /// The address as the user knows it.

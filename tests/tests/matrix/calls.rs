@@ -4,12 +4,12 @@ use std::io::{IoSlice, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use twistor::endpoint::KeepAlive;
+use twistor::endpoint::{KeepAlive, UnixDatagramBind, UnixDatagramConnect};
 use twistor::{Deferred, Handle, SharedFactory, ShutdownPhase, Timeouts, Transport};
 
 use crate::Echo;
 use crate::stage::{
-    BLOCK, Dropper, HOUR, Mailman, Memory, Other, Place, Probe, Stage, Value, Watched, stage,
+    BLOCK, Dropper, HOUR, Mailman, Memory, Other, Place, Probe, Stage, Value, Watched, a_unix_address, stage,
 };
 
 pub(crate) type OnTransport = (&'static str, fn(&Stage, &Transport, &Transport));
@@ -630,6 +630,21 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         if let Ok(socket) = socket {
             socket.send(b"to nobody").unwrap();
         }
+    }),
+    ("Handle::listen_datagram, a Unix socket", |stage| {
+        let address = a_unix_address();
+        let socket = stage.handle.listen_datagram(UnixDatagramBind::on(address.clone()), Mailman::new());
+        assert_eq!(socket.is_err(), stage_is_gone());
+        let Ok(socket) = socket else { return };
+        assert!(stage.handle.listen_datagram(UnixDatagramBind::on(address.clone()), Mailman::new()).is_err());
+        // More than there is room for.
+        for _ in 0..30 {
+            socket.send_to(b"to itself", socket.local_addr()).unwrap();
+        }
+        socket.send_to(b"to nobody", a_unix_address()).unwrap();
+        assert!(socket.set_ttl(1).is_err() && !format!("{socket:?}").is_empty());
+        let endpoint = UnixDatagramConnect::to(address).autobind(true);
+        stage.handle.connect_datagram(endpoint, Mailman::new()).unwrap().send(b"hello").unwrap();
     }),
     ("DatagramSocket::send_to", |stage| {
         let it = &stage.mailbox;

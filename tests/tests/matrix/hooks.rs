@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::Bytes;
+use twistor::endpoint::{UnixDatagramBind, UnixDatagramConnect};
 use twistor::{DatagramSocket, Deferred, Handle, Port, Protocol, ShutdownPhase, Timeouts, Transport};
 use twistor_tests::Socket;
 
 use crate::stage::{
     BLOCK, Dropper, HOUR, Hook, Kind, Mailman, Memory, Other, Place, Probe, Stage, Value, Watched,
-    panic_as_planned, reach,
+    a_unix_address, panic_as_planned, reach,
 };
 
 fn reset(socket: &RefCell<Option<Socket>>) {
@@ -129,6 +130,20 @@ pub(crate) const HOOKS: &[Hook] = &[
         let nobody = stage.machine.vacant_for_datagrams();
         let protocol = Mailman { hear: true, ..Mailman::new() };
         stage.handle.connect_datagram(nobody, protocol).unwrap().send(b"data").unwrap();
+    }),
+    hook("connection_refused of a Unix socket", Kind::Closure, |stage| {
+        let address = a_unix_address();
+        let peer =
+            stage.handle.listen_datagram(UnixDatagramBind::on(address.clone()), Mailman::new()).unwrap();
+        let protocol = Mailman { hear: true, ..Mailman::new() };
+        let socket = stage.handle.connect_datagram(UnixDatagramConnect::to(address), protocol).unwrap();
+        drop(peer.close());
+        socket.send(b"data").unwrap();
+    }),
+    hook("send_failed of a Unix socket", Kind::Closure, |stage| {
+        let protocol = Mailman { hear: true, ..Mailman::new() };
+        let socket = stage.handle.listen_datagram(UnixDatagramBind::on(a_unix_address()), protocol).unwrap();
+        socket.send_to(b"data", a_unix_address()).unwrap();
     }),
     hook("send_failed", Kind::Closure, |stage| {
         let socket = mailman(stage, Mailman { hear: true, ..Mailman::new() });

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use twistor::testing::Simulation;
 use twistor::{
     Address, CallHandle, DatagramProtocol, DatagramSocket, Deferred, DelayedCall, Eof, Factory, Handle,
     LoopingCall, OnTimeout, Port, Protocol, Reason, Remote, Resolver, Sender, Timeout, Timeouts, Transport,
-    TransportId,
+    TransportId, UnixAddress,
 };
 use twistor_tests::{Machine, Socket, World};
 
@@ -23,6 +24,13 @@ thread_local! {
     /// The stage of the cell that runs. Not captured, so that closures and values for other threads reach it too.
     pub(crate) static STAGE: RefCell<Option<Rc<Stage>>> = const { RefCell::new(None) };
     pub(crate) static VALUES: Cell<isize> = const { Cell::new(0) };
+}
+
+/// An address of a Unix socket that nobody else has.
+pub(crate) fn a_unix_address() -> UnixAddress {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    UnixAddress::from_abstract_name(format!("twistor-matrix-{}-{number}", std::process::id()))
 }
 
 /// A user's value, counted as long as it lives.

@@ -1,4 +1,5 @@
-//! Unix sockets on the poll driver: the files of listeners, and streams whose peers may pass descriptors.
+//! Unix sockets on the poll driver: their files, streams whose peers may pass descriptors, peers for
+//! datagrams that come back.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -6,11 +7,14 @@ use std::os::fd::OwnedFd;
 
 use socket2::Socket;
 
-use super::super::options::{UnixConnectSpec, UnixListenSpec};
+use super::super::datagram::{self, DatagramsSent};
+use super::super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
 use super::super::unix::{self, SocketFile};
 use super::pipe::Pipe;
 use super::{Interest, Kind, PollDriver};
+use crate::core::address::{Address, UnixAddress};
 use crate::core::credentials::Credentials;
+use crate::core::datagrams::DatagramQueue;
 use crate::core::slots::Token;
 
 /// What most programs need none of.
@@ -18,7 +22,9 @@ use crate::core::slots::Token;
 pub(super) struct UnixTables {
     /// Streams that are no sockets.
     pub(super) pipes: HashMap<Token, Pipe>,
-    /// The files of listening sockets, to be removed with them.
+    /// To whom sockets for datagrams are connected.
+    peers: HashMap<Token, UnixAddress>,
+    /// The files of bound sockets, to be removed with them.
     files: HashMap<Token, SocketFile>,
     /// Listeners and attempts whose streams take descriptors.
     takes_descriptors: HashSet<Token>,
@@ -29,9 +35,10 @@ impl UnixTables {
         self.takes_descriptors.contains(&listener)
     }
 
-    /// A listener or an attempt is over; whether its streams take descriptors.
+    /// A listener, a socket for datagrams or an attempt is over; whether its streams take descriptors.
     pub(super) fn forget(&mut self, token: Token) -> bool {
         self.files.remove(&token);
+        self.peers.remove(&token);
         self.takes_descriptors.remove(&token)
     }
 }
@@ -89,6 +96,45 @@ impl PollDriver {
             self.unix.takes_descriptors.insert(token);
         }
         Ok(())
+    }
+
+    pub(in super::super) fn bind_unix_datagram(
+        &mut self,
+        token: Token,
+        spec: &UnixDatagramSpec,
+    ) -> io::Result<(UnixAddress, usize)> {
+        let (socket, file, local) = unix::open_datagram(spec)?;
+        let longest = unix::longest_datagram(&socket)?;
+        self.stats.others += 1;
+        self.install(token, Kind::Datagram, socket, Interest::READ)?;
+        self.unix.files.extend(file.map(|file| (token, file)));
+        self.unix.peers.extend(spec.remote.clone().map(|peer| (token, peer)));
+        Ok((local, longest))
+    }
+
+    /// Sending has failed. If the peer of a Unix socket is gone, connects to its successor and sends again.
+    ///
+    /// # Errors
+    ///
+    /// As sending; of kind `ConnectionRefused` if there is no successor.
+    #[cold]
+    pub(super) fn send_to_successor(
+        &mut self,
+        token: Token,
+        queue: &mut DatagramQueue<Address>,
+        error: io::Error,
+    ) -> io::Result<DatagramsSent> {
+        let Some(peer) = self.unix.peers.get(&token).filter(|_| unix::has_lost_peer(&error)) else {
+            return Err(error);
+        };
+        let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
+        self.stats.others += 1;
+        unix::reconnect(socket, peer)?;
+        let sent = datagram::send(socket, queue, self.budgets.write, self.batches, &mut self.stats);
+        sent.map_err(|error| match unix::has_lost_peer(&error) {
+            true => io::ErrorKind::ConnectionRefused.into(),
+            false => error,
+        })
     }
 
     pub(in super::super) fn peer_credentials(&mut self, stream: Token) -> io::Result<Credentials> {

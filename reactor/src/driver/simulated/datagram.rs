@@ -2,22 +2,28 @@
 //!
 //! A packet arrives once, twice or not at all, as the link says; those that are not reordered arrive in the
 //! order in which they were sent. All random choices come from generators of their own, so that datagrams
-//! change nothing about the streams beside them. Sockets of a driver and raw ones are the same here.
+//! change nothing about the streams beside them. Sockets of a driver and raw ones are the same here. Unix
+//! sockets reach only their own host: what they send is there at once, or refused.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::network::{HostId, Network, Next, Owner, SocketId, nanos, out_of_descriptors, overlap};
-use crate::core::address::Address;
+use crate::core::address::{Address, UnixAddress};
 use crate::driver::Interest;
 use crate::driver::ops::unmapped;
-use crate::driver::options::DatagramSpec;
+use crate::driver::options::{DatagramSpec, UnixDatagramSpec};
 
 /// What a packet needs beside its data in a receive buffer, about as on Linux.
 const OVERHEAD: usize = 512;
 /// The buffers of a socket that asked for none: those of Linux.
 const BUFFER: usize = 212_992;
+
+/// Datagrams that a Unix socket has room for less one, as on Linux.
+const UNIX_QUEUE: usize = 10;
+/// What Linux keeps of a send buffer for itself.
+const UNIX_OVERHEAD: usize = 32;
 
 /// A socket for datagrams.
 pub(super) struct Mailbox {
@@ -38,6 +44,14 @@ pub(super) struct Mailbox {
     blocked_until: u64,
     pub(super) owner: Owner,
     pub(super) watch: Interest,
+    /// What a Unix socket has beside; the addresses above mean nothing then.
+    unix: Option<UnixSide>,
+}
+
+/// The addresses of a Unix socket.
+struct UnixSide {
+    name: UnixAddress,
+    peer: Option<UnixAddress>,
 }
 
 /// A datagram on its way, or arrived.
@@ -47,6 +61,18 @@ pub(super) struct Packet {
     pub(super) from: SocketAddr,
     to: SocketAddr,
     pub(super) data: Vec<u8>,
+    /// Who sent it, if it came through a Unix socket.
+    from_unix: Option<UnixAddress>,
+}
+
+impl Packet {
+    /// Who sent it.
+    pub(super) fn sender(&self) -> Address {
+        match &self.from_unix {
+            Some(name) => name.clone().into(),
+            None => self.from.into(),
+        }
+    }
 }
 
 impl Mailbox {
@@ -54,9 +80,10 @@ impl Mailbox {
         !self.input.is_empty() || self.error.is_some()
     }
 
-    pub(super) fn is_of_interest(&self, now: u64) -> bool {
+    /// Whether there is something to report; `has_room` says whether the peer of a Unix socket has room.
+    pub(super) fn is_of_interest(&self, now: u64, has_room: bool) -> bool {
         (self.watch.reads() && self.is_readable())
-            || (self.watch.writes() && self.blocked_until <= now)
+            || (self.watch.writes() && has_room && self.blocked_until <= now)
             || self.error.is_some()
     }
 
@@ -67,6 +94,9 @@ impl Mailbox {
     pub(super) fn describe(&self) -> String {
         let peer = self.remote.map(|remote| format!(" - {remote}")).unwrap_or_default();
         let (packets, bytes) = (self.input.len(), self.input_bytes);
+        if let Some(unix) = &self.unix {
+            return format!("{}: {packets} datagrams ({bytes} B) not received", unix.name);
+        }
         format!("{}{peer}: {packets} datagrams ({bytes} B) not received", self.local)
     }
 }
@@ -100,6 +130,7 @@ impl Network {
         let v6only = spec.v6only.unwrap_or(false);
         let clashes = self.mailboxes.iter().any(|(_, one)| {
             one.host == host
+                && one.unix.is_none()
                 && one.local.port() == local.port()
                 && !(one.reuse_port && spec.reuse_port)
                 && !(one.reuse_address && spec.reuse_address)
@@ -124,10 +155,153 @@ impl Network {
             blocked_until: 0,
             owner,
             watch: Interest::READ,
+            unix: None,
         };
         let id = self.mailboxes.insert(mailbox).ok_or_else(out_of_descriptors)?;
         self.add_to_trace(host, "takes datagrams", local, remote, 0);
         Ok((id, local.into()))
+    }
+
+    /// Opens a Unix socket; its address, and how long a datagram from it may be.
+    pub(super) fn bind_unix_datagram(
+        &mut self,
+        host: HostId,
+        spec: &UnixDatagramSpec,
+        owner: Owner,
+    ) -> io::Result<(SocketId, UnixAddress, usize)> {
+        if let Some(peer) = &spec.remote {
+            self.unix_mailbox(host, peer)?;
+        }
+        let name = match &spec.local {
+            Some(name) => name.clone(),
+            None if spec.autobind => self.free_unix_name(host),
+            None => UnixAddress::unnamed(),
+        };
+        if self.has_unix_name(host, &name) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let send_buffer = spec.options.send_buffer.unwrap_or(BUFFER);
+        let mailbox = Mailbox {
+            host,
+            local: nowhere,
+            remote: None,
+            v6only: false,
+            reuse_address: false,
+            reuse_port: false,
+            broadcast: false,
+            receive_buffer: spec.options.recv_buffer.unwrap_or(BUFFER),
+            send_buffer,
+            input: VecDeque::new(),
+            input_bytes: 0,
+            error: None,
+            blocked_until: 0,
+            owner,
+            watch: Interest::READ,
+            unix: Some(UnixSide { name: name.clone(), peer: spec.remote.clone() }),
+        };
+        let id = self.mailboxes.insert(mailbox).ok_or_else(out_of_descriptors)?;
+        self.add_to_trace(host, "takes datagrams at a Unix socket,", nowhere, None, 0);
+        Ok((id, name, send_buffer.saturating_sub(UNIX_OVERHEAD)))
+    }
+
+    fn free_unix_name(&self, host: HostId) -> UnixAddress {
+        let mut names = (0_u32..).map(|number| UnixAddress::from_abstract_name(format!("{number:05x}")));
+        names.find(|name| !self.has_unix_name(host, name)).unwrap_or_else(UnixAddress::unnamed)
+    }
+
+    /// Whether a Unix socket of the host takes connections or datagrams at this address.
+    fn has_unix_name(&self, host: HostId, name: &UnixAddress) -> bool {
+        self.unix_mailbox(host, name).is_ok() || self.unix_target(host, name).is_ok()
+    }
+
+    /// The Unix socket that takes datagrams at this address.
+    pub(super) fn unix_mailbox(&self, host: HostId, name: &UnixAddress) -> io::Result<SocketId> {
+        let mut boxes = self.mailboxes.iter().filter(|(_, one)| one.host == host && !name.is_unnamed());
+        let found = boxes.find(|(_, one)| one.unix.as_ref().is_some_and(|unix| unix.name == *name));
+        let missing =
+            if name.path().is_some() { io::ErrorKind::NotFound } else { io::ErrorKind::ConnectionRefused };
+        found.map(|(id, _)| id).ok_or_else(|| missing.into())
+    }
+
+    /// Whether this is a Unix socket.
+    pub(super) fn is_unix(&self, id: SocketId) -> bool {
+        self.mailboxes.get(id).is_some_and(|mailbox| mailbox.unix.is_some())
+    }
+
+    /// Whether this is a Unix socket that is connected to this address.
+    fn is_connected(&self, id: SocketId, to: &UnixAddress) -> bool {
+        let unix = self.mailboxes.get(id).and_then(|mailbox| mailbox.unix.as_ref());
+        unix.and_then(|unix| unix.peer.as_ref()) == Some(to)
+    }
+
+    /// Sends one datagram through a Unix socket: it arrives at once, or there is an error.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the receiver has no room; who is connected to it is told when there is.
+    pub(super) fn send_unix_datagram(
+        &mut self,
+        id: SocketId,
+        to: Option<&UnixAddress>,
+        data: &[u8],
+    ) -> io::Result<()> {
+        let mailbox = self.mailboxes.get(id).ok_or(io::ErrorKind::NotConnected)?;
+        let (host, own) = (mailbox.host, mailbox.unix.as_ref().ok_or(io::ErrorKind::InvalidInput)?);
+        let (from, local) = (own.name.clone(), mailbox.local);
+        let target = match (to, &own.peer) {
+            (Some(to), _) => self.unix_mailbox(host, to)?,
+            // Nobody is there any more.
+            (None, Some(peer)) => {
+                self.unix_mailbox(host, peer).map_err(|_| io::ErrorKind::ConnectionRefused)?
+            }
+            (None, None) => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let receiver = self.mailboxes.get(target).ok_or(io::ErrorKind::ConnectionRefused)?;
+        let peer = receiver.unix.as_ref().and_then(|unix| unix.peer.as_ref());
+        let is_mutual = peer == Some(&from) && !from.is_unnamed();
+        if peer.is_some() && !is_mutual {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        // Two that are connected to each other wait for memory only.
+        let is_full = if is_mutual {
+            receiver.input_bytes > receiver.receive_buffer
+        } else {
+            receiver.input.len() > UNIX_QUEUE
+        };
+        if is_full {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.add_to_trace(host, "sends a datagram through a Unix socket,", local, None, data.len());
+        let Some(receiver) = self.mailboxes.get_mut(target) else { return Ok(()) };
+        receiver.input_bytes += data.len() + OVERHEAD;
+        let packet =
+            Packet { sender: id, from: local, to: local, data: data.to_vec(), from_unix: Some(from) };
+        receiver.input.push_back(packet);
+        self.touch_mailbox(target);
+        Ok(())
+    }
+
+    /// Whether a Unix socket that is connected could send now.
+    pub(super) fn has_room_at_peer(&self, id: SocketId) -> bool {
+        let mailbox = self.mailboxes.get(id);
+        let Some((host, peer)) =
+            mailbox.and_then(|one| one.unix.as_ref()?.peer.as_ref().map(|peer| (one.host, peer)))
+        else {
+            return true;
+        };
+        let receiver = self.unix_mailbox(host, peer).ok().and_then(|peer| self.mailboxes.get(peer));
+        receiver.is_none_or(|receiver| receiver.input.len() <= UNIX_QUEUE)
+    }
+
+    /// Has those that are connected to a Unix socket look whether they can send.
+    fn tell_senders(&mut self, host: HostId, name: &UnixAddress) {
+        let senders = self.mailboxes.iter().filter(|(_, one)| one.host == host && one.watch.writes());
+        let senders: Vec<SocketId> =
+            senders.map(|(id, _)| id).filter(|id| self.is_connected(*id, name)).collect();
+        for sender in senders {
+            self.touch_mailbox(sender);
+        }
     }
 
     fn free_datagram_port(&mut self, host: HostId) -> Option<u16> {
@@ -149,6 +323,9 @@ impl Network {
             self.give_descriptor_back(mailbox.host);
         }
         self.add_to_trace(mailbox.host, "takes no more datagrams", mailbox.local, mailbox.remote, 0);
+        if let Some(unix) = mailbox.unix {
+            self.tell_senders(mailbox.host, &unix.name);
+        }
     }
 
     /// Sends one datagram; whether it arrives is another matter.
@@ -186,7 +363,7 @@ impl Network {
             self.add_to_trace(host, "finds nobody at that address,", from, Some(to), data.len());
         }
         for target in targets {
-            let packet = Packet { sender: id, from, to, data: data.to_vec() };
+            let packet = Packet { sender: id, from, to, data: data.to_vec(), from_unix: None };
             self.send_packet(now, host, target, packet, send_buffer);
         }
         Ok(())
@@ -300,6 +477,7 @@ impl Network {
         let mut shared = false;
         for (id, one) in self.mailboxes.iter() {
             let fits = one.host == host
+                && one.unix.is_none()
                 && one.local.port() == packet.to.port()
                 && overlap((one.local.ip(), one.v6only), (target, false))
                 && one.remote.is_none_or(|remote| remote == packet.from);
@@ -343,13 +521,19 @@ impl Network {
         }
         let packet = mailbox.input.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
         mailbox.input_bytes -= packet.data.len() + OVERHEAD;
+        if let Some(UnixSide { name, .. }) = &mailbox.unix
+            && mailbox.input.len() == UNIX_QUEUE
+        {
+            let (host, name) = (mailbox.host, name.clone());
+            self.tell_senders(host, &name);
+        }
         Ok(packet)
     }
 
     pub(super) fn touch_mailbox(&mut self, id: SocketId) {
         if let Some(mailbox) = self.mailboxes.get(id)
             && let Owner::Driver(token) = mailbox.owner
-            && mailbox.is_of_interest(self.local_now(mailbox.host))
+            && mailbox.is_of_interest(self.local_now(mailbox.host), self.has_room_at_peer(id))
         {
             self.hosts[mailbox.host.0].touched.push(token);
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::datagram::{BATCH, DatagramBatch, DatagramsSent};
 use super::options::{
     ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec,
-    UnixListenSpec,
+    UnixDatagramSpec, UnixListenSpec,
 };
 use super::poll::{file_too_short, file_unreadable};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
@@ -275,9 +275,10 @@ impl SimDriver {
             Kind::Datagram => {
                 let mut network = self.network.borrow_mut();
                 let now = network.local_now(self.host);
+                let has_room = network.has_room_at_peer(socket);
                 let mailbox = network.mailboxes.get_mut(socket)?;
                 let readable = mailbox.watch.reads() && mailbox.is_readable();
-                let writable = mailbox.watch.writes() && mailbox.is_writable(now);
+                let writable = mailbox.watch.writes() && has_room && mailbox.is_writable(now);
                 // Receiving tells an error.
                 let error = if readable { None } else { mailbox.error.take() };
                 (readable || writable || error.is_some()).then_some(Completion::Datagrams {
@@ -533,6 +534,30 @@ impl SimDriver {
         Ok(address)
     }
 
+    pub(super) fn bind_unix_datagram(
+        &mut self,
+        token: Token,
+        spec: &UnixDatagramSpec,
+    ) -> io::Result<(UnixAddress, usize)> {
+        self.stats.others += 1;
+        let mut network = self.network.borrow_mut();
+        let opened = network.take_descriptor(self.host).and_then(|()| {
+            network
+                .bind_unix_datagram(self.host, spec, Owner::Driver(token))
+                .inspect_err(|_| network.give_descriptor_back(self.host))
+        });
+        let (socket, local, longest) = opened.map_err(|error| {
+            let what = if spec.remote.is_some() { "connect to" } else { "bind" };
+            match spec.remote.as_ref().or(spec.local.as_ref()) {
+                Some(address) => socket::describe(what, &address.clone().into(), &error),
+                None => error,
+            }
+        })?;
+        drop(network);
+        self.install(token, Kind::Datagram, socket);
+        Ok((local, longest))
+    }
+
     pub(super) fn receive_datagrams(
         &mut self,
         token: Token,
@@ -547,7 +572,7 @@ impl SimDriver {
         while batch.len() < count.min(BATCH) {
             match network.receive_datagram(socket) {
                 Ok(packet) => {
-                    batch.push(&packet.data, packet.from.into(), max);
+                    batch.push(&packet.data, packet.sender(), max);
                     self.stats.bytes_received += packet.data.len().min(max) as u64;
                 }
                 Err(error) if batch.len() == 0 => return Err(error),
@@ -566,10 +591,19 @@ impl SimDriver {
         let mut network = self.network.borrow_mut();
         while let Some((to, data)) = queue.front() {
             self.stats.sends += 1;
-            match network.send_datagram(socket, to.and_then(Address::socket_addr), data) {
+            let is_unix = network.is_unix(socket);
+            let result = if is_unix {
+                network.send_unix_datagram(socket, to.and_then(Address::unix), data)
+            } else {
+                network.send_datagram(socket, to.and_then(Address::socket_addr), data)
+            };
+            match result {
                 Ok(()) => {
                     self.stats.bytes_sent += data.len() as u64;
                     queue.pop();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_unix && to.is_some() => {
+                    return Ok(DatagramsSent::ReceiverFull);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(DatagramsSent::Blocked),
                 Err(error) => return Err(error),
@@ -825,10 +859,9 @@ fn is_of_interest(network: &Network, source: &Source) -> bool {
             .get(source.socket)
             .is_some_and(|one| one.watch.reads() && !one.waiting.is_empty()),
         Kind::Connecting | Kind::Stream => network.is_of_interest(source.socket),
-        Kind::Datagram => network
-            .mailboxes
-            .get(source.socket)
-            .is_some_and(|one| one.is_of_interest(network.local_now(one.host))),
+        Kind::Datagram => network.mailboxes.get(source.socket).is_some_and(|one| {
+            one.is_of_interest(network.local_now(one.host), network.has_room_at_peer(source.socket))
+        }),
     }
 }
 

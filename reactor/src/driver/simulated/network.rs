@@ -706,6 +706,9 @@ impl Network {
             // Its host crashed meanwhile: nobody listens there.
             self.forget_unix_name(host, address);
         }
+        if self.unix_mailbox(host, &spec.address).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
         let tcp = ListenSpec {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             backlog: spec.backlog,
