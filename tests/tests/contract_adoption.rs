@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use twistor::{Connection, Reason, Transport};
@@ -341,6 +342,99 @@ kernel_contract! {
         std::fs::remove_file(path).expect("removed");
     }
 
+    // Line 27.
+    fn a_file_takes_more_than_one_turn_may_send(driver) {
+        let world = World::new(driver);
+        let data = pattern(3_000_000);
+        let (source, mut file) = scratch_file(module_path!());
+        file.write_all(&data).expect("written");
+        for by_file in [false, true] {
+            let (path, file) = scratch_file(module_path!());
+            let log = Log::new();
+            let connection =
+                world.reactor.adopt_pipe(None, Some(file.into()), Script::new(&log)).expect("a connection");
+            if by_file {
+                drop(connection.send_file(File::open(&source).expect("a file"), 0..3_000_000));
+            } else {
+                connection.write(&data);
+            }
+            connection.lose_connection();
+            world.until("it is lost", || log.lost().is_some());
+            assert_eq!(log.lost(), Some(Reason::Closed.to_string()));
+            assert!(std::fs::read(&path).expect("the file") == data);
+            std::fs::remove_file(path).expect("removed");
+        }
+        std::fs::remove_file(source).expect("removed");
+    }
+
+    // Line 49.
+    fn a_descriptor_that_is_not_open_for_its_direction_is_a_clear_error(driver) {
+        let world = World::new(driver);
+        let (reader, writer) = pipe().expect("a pipe");
+        let log = Log::new();
+        let refused = |input: Option<OwnedFd>, output: Option<OwnedFd>| {
+            let error = world.reactor.adopt_pipe(input, output, Script::new(&log)).expect_err("an error");
+            error.to_string()
+        };
+        let clone = reader.try_clone().expect("a clone");
+        assert_eq!(refused(Some(writer.into()), None), "the input is not open for reading");
+        assert_eq!(refused(Some(clone.into()), Some(reader.into())), "the output is not open for writing");
+        world.turns(2);
+        assert_eq!(log.events(), []);
+        assert_eq!(world.reactor.stats().connections, 0);
+    }
+
+    // Lines 11, 23.
+    fn a_paused_stream_whose_input_has_ended_still_writes_and_sleeps(driver) {
+        let world = World::new(driver);
+        let (input, input_writer) = pipe().expect("a pipe");
+        let (mut output_reader, output) = pipe().expect("a pipe");
+        let log = Log::new();
+        let paused = Script::new(&log).on_made(Transport::pause_reading);
+        let connection = world.reactor.adopt_pipe(Some(input.into()), Some(output.into()), paused);
+        let connection = connection.expect("a connection");
+        drop(input_writer);
+        world.turns(3);
+        world.assert_sleeps("it is paused");
+        let data = pattern(300_000);
+        connection.write(&data);
+        world.turns(3);
+        world.assert_sleeps("nobody reads");
+        let length = data.len();
+        let reading = std::thread::spawn(move || {
+            let mut read = vec![0; length];
+            output_reader.read_exact(&mut read).expect("all of it");
+            (read, output_reader)
+        });
+        world.until("it is flushed", || reading.is_finished());
+        world.assert_sleeps("all was taken");
+        connection.resume_reading();
+        world.until("it is lost", || log.lost().is_some());
+        assert!(reading.join().expect("no panic").0 == data);
+        assert_eq!(log.events(), [Event::Made, Event::Pause, Event::Resume, Event::Eof, log.events()[4].clone()]);
+    }
+
+    // Line 9.
+    fn nothing_is_left_of_streams_that_the_loop_never_came_to(driver) {
+        in_child(module_path!(), driver, || {
+            let open = process::open_descriptors();
+            let world = World::new(driver);
+            let alive = Rc::new(());
+            let adopt = || {
+                let kept = Rc::clone(&alive);
+                let (input, _) = pipe().expect("a pipe");
+                let script = Script::new(&Log::new()).on_data(move |_, _| assert!(Rc::strong_count(&kept) > 0));
+                world.reactor.adopt_pipe(Some(input.into()), None, script).expect("a connection")
+            };
+            let (one, other) = (adopt(), adopt());
+            drop(one.pipe(&other));
+            drop(world);
+            drop((one, other));
+            assert_eq!(Rc::strong_count(&alive), 1);
+            assert_eq!(process::open_descriptors(), open);
+        });
+    }
+
     // Lines 20, 11.
     fn a_paused_file_lets_the_loop_sleep(driver) {
         let world = World::new(driver);
@@ -398,8 +492,8 @@ kernel_contract! {
         let source: Connection<Script> =
             world.reactor.adopt_pipe(Some(reader.into()), None, Script::new(&Log::new())).expect("a stream");
         let target = world.reactor.adopt_connection(ours, Script::new(&Log::new())).expect("a connection");
-        let relayed = std::rc::Rc::new(std::cell::Cell::new(0));
-        let result = std::rc::Rc::clone(&relayed);
+        let relayed = Rc::new(std::cell::Cell::new(0));
+        let result = Rc::clone(&relayed);
         source.pipe(&target).on_done(move |_, outcome| result.set(outcome.expect("relayed")));
         let data = pattern(400_000);
         let sent = data.clone();

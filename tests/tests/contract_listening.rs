@@ -105,6 +105,24 @@ fn listening_socket(port: &Port) -> process::Socket {
 }
 
 contract! {
+    // Line 5.
+    fn a_factory_that_was_never_used_may_panic_when_it_is_dropped(driver) {
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        let world = World::new(driver);
+        let port = world.listen(|_| Script::new(&Log::new()));
+        let last = Last;
+        let factory = move |_| {
+            let _ = &last;
+            Script::new(&Log::new())
+        };
+        assert_eq!(world.reactor.listen(address_of(&port), factory).expect_err("in use").kind(), ErrorKind::AddrInUse);
+    }
+
     // Line 43.
     fn an_address_in_use_is_an_error_at_once_that_names_it(driver) {
         let world = World::new(driver);

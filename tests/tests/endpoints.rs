@@ -2,6 +2,7 @@
 //! a program adds.
 
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 
-use twistor::{AnyFactory, ConnectErrorKind, Deferred, Protocol, Transport};
+use twistor::endpoint::Arguments;
+use twistor::{AnyFactory, Canceller, ConnectErrorKind, Deferred, Handle, Protocol, Transport};
 use twistor_tests::{Event, Log, PATIENCE, Script, World, contract, kernel_contract, process};
 
 fn echo(log: &Log) -> impl FnMut(twistor::Peer) -> Script + use<> {
@@ -225,6 +227,65 @@ kernel_contract! {
         assert!(child.0.wait().expect("its end").success());
     }
 
+    // Lines 24 and 49: opened again in the other direction, a pipe would never end, and eat what is meant for others.
+    fn an_inherited_pipe_goes_the_way_that_it_is_open(driver) {
+        if let Some(endpoint) = process::role() {
+            let world = World::new(driver);
+            let log = Log::new();
+            let script = Script::new(&log).on_made(|transport| transport.write(b"hello"));
+            let script = script.on_data(|transport, _| transport.pause_reading());
+            let connecting = world.reactor.connect_protocol(&*endpoint, script);
+            connecting.on_done(|_, outcome| drop(outcome.expect("a connection")));
+            world.until("it is made", || log.has(&Event::Made));
+            process::say("made", "it");
+            world.until("it is over, or data have come", || log.lost().is_some() || !log.data().is_empty());
+            return process::say("heard", format!("{:?} {:?}", String::from_utf8(log.data()), log.lost()));
+        }
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let mut command = process::again(module_path!(), driver, "fd:3");
+        pass(&mut command, writer);
+        let mut child = process::Listener::start(command);
+        child.hear("made");
+        let mut word = [0; 5];
+        reader.read_exact(&mut word).expect("the word");
+        assert_eq!(&word, b"hello");
+        drop(reader);
+        assert_eq!(child.hear("heard"), r#"Ok("") Some("reset by the peer or the network")"#);
+        child.finish();
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut command = process::again(module_path!(), driver, "fd:3");
+        pass(&mut command, reader);
+        let mut child = process::Listener::start(command);
+        child.hear("made");
+        drop(writer);
+        assert_eq!(child.hear("heard"), r#"Ok("") Some("closed")"#);
+        child.finish();
+    }
+
+    // Line 24.
+    fn the_end_of_a_fifo_is_heard_of_also_when_all_writers_have_gone_before(driver) {
+        if let Some(endpoint) = process::role() {
+            let world = World::new(driver);
+            let log = Log::new();
+            drop(world.reactor.connect_protocol(&*endpoint, Script::new(&log)));
+            world.until("the end has come", || log.lost().is_some());
+            return process::say("heard", String::from_utf8_lossy(&log.data()));
+        }
+        let path = std::env::temp_dir().join(format!("twistor-fifo-{}-{}", std::process::id(), driver.name()));
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        let place = path.clone();
+        let writing = std::thread::spawn(move || std::fs::write(place, b"last words"));
+        let reader = File::open(&path).expect("the FIFO");
+        writing.join().expect("no panic").expect("written");
+        let mut command = process::again(module_path!(), driver, "fd:3");
+        pass(&mut command, reader);
+        let mut child = process::Listener::start(command);
+        assert_eq!(child.hear("heard"), "last words");
+        child.finish();
+        std::fs::remove_file(path).expect("removed");
+    }
+
     // Line 50.
     fn a_program_is_talked_to_as_any_peer(driver) {
         let world = World::new(driver);
@@ -281,6 +342,38 @@ kernel_contract! {
 }
 
 contract! {
+    // Lines 5 and 50.
+    fn a_kind_that_panics_is_an_error_of_the_attempt(driver) {
+        let world = World::new(driver);
+        world.reactor.add_connect_kind("bad", |_, _, _| panic!("on purpose")).expect("a new kind");
+        let outcome = Rc::new(RefCell::new(None));
+        let place = Rc::clone(&outcome);
+        let connecting = world.reactor.connect_protocol("bad:1", Script::new(&Log::new()));
+        connecting.on_done(move |_, result| *place.borrow_mut() = result.err());
+        world.until("it has failed", || outcome.borrow().is_some());
+        let text = outcome.take().expect("just seen").to_string();
+        assert_eq!(text, "cannot connect to bad:1: the kind of endpoint \"bad\" panicked");
+    }
+
+    // Line 51.
+    fn an_attempt_can_be_cancelled_by_the_kind_that_begins_it(driver) {
+        let world = World::new(driver);
+        let canceller: Rc<RefCell<Option<Canceller>>> = Rc::default();
+        let mine = Rc::clone(&canceller);
+        let kind = move |reactor: &Handle, _: &Arguments, factory| {
+            assert!(mine.take().expect("the canceller").cancel());
+            reactor.connect_any("tcp:127.0.0.1:1", factory)
+        };
+        world.reactor.add_connect_kind("fickle", kind).expect("a new kind");
+        let connecting = world.reactor.connect_protocol("fickle:", Script::new(&Log::new()));
+        *canceller.borrow_mut() = Some(connecting.canceller());
+        let outcome = Rc::new(Cell::new(None));
+        let place = Rc::clone(&outcome);
+        connecting.on_done(move |_, result| place.set(result.err().map(|error| error.kind())));
+        world.until("it has ended", || outcome.get().is_some());
+        assert_eq!(outcome.get(), Some(ConnectErrorKind::Cancelled));
+    }
+
     fn an_added_kind_listens_and_connects(driver) {
         let world = World::new(driver);
         let reactor = &world.reactor;

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -150,6 +150,36 @@ contract! {
             assert!(error.to_string().contains("not a regular file"), "{error}");
         }
         assert_eq!(directory.names(), ["a", "link"]);
+        fs::remove_file(&path).expect("removed");
+        outcome_of(&world, world.reactor.replace_file(&link, "made")).expect("made");
+        assert_eq!(fs::read(&path).expect("a file"), b"made");
+        assert!(link.is_symlink(), "also a link that pointed to nothing");
+        fs::remove_file(&path).expect("removed");
+        symlink("link", &path).expect("a link");
+        assert!(outcome_of(&world, world.reactor.replace_file(&link, "x")).is_err(), "links in a circle");
+    }
+
+    fn what_nobody_else_may_read_is_replaced_by_what_nobody_else_may_read(driver) {
+        use std::os::unix::fs::PermissionsExt;
+        let (world, directory) = (World::new(driver), Directory::new());
+        let path = directory.file("secret", b"old");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (place, until) = (directory.0.clone(), Arc::clone(&is_over));
+        // Whether a file could be opened by others, at any moment.
+        let watching = std::thread::spawn(move || {
+            let mut exposed = false;
+            while !until.load(Ordering::SeqCst) {
+                let entries = fs::read_dir(&place).expect("a directory").flatten();
+                let modes = entries.filter_map(|entry| Some(entry.metadata().ok()?.permissions().mode()));
+                exposed |= modes.fold(0, |all, mode| all | mode) & 0o077 != 0;
+            }
+            exposed
+        });
+        outcome_of(&world, world.reactor.replace_file(&path, vec![7; 32 << 20])).expect("replaced");
+        is_over.store(true, Ordering::SeqCst);
+        assert!(!watching.join().expect("no panic"));
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
     }
 
     fn positioned_calls_read_and_write_what_they_say(driver) {

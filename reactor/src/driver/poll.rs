@@ -86,18 +86,6 @@ impl Source {
     };
 }
 
-#[cfg(unix)]
-impl Source {
-    /// Whether it is one that is always ready and is wanted.
-    fn always_has_something(&self) -> bool {
-        match self.kind {
-            Kind::AlwaysReady => self.wanted != Interest::NONE,
-            Kind::Pipe => self.wanted.reads(),
-            _ => false,
-        }
-    }
-}
-
 /// The source whose event is being worked on.
 #[derive(Clone, Copy)]
 enum Turn {
@@ -183,20 +171,50 @@ impl PollDriver {
     #[cfg(unix)]
     #[inline]
     fn next_file<'b>(&mut self, scratch: &'b mut [u8]) -> Option<Completion<'b>> {
-        while let Some(&token) = self.always_ready.get(self.reported_ready) {
+        if self.always_ready.is_empty() { None } else { self.next_always_ready(scratch) }
+    }
+
+    #[cfg(unix)]
+    #[cold]
+    fn next_always_ready<'b>(&mut self, scratch: &'b mut [u8]) -> Option<Completion<'b>> {
+        while let Some(&key) = self.always_ready.get(self.reported_ready) {
             self.reported_ready += 1;
-            if self.reads_pipe(token) {
-                return Some(match self.read_pipe(token, self.budgets.read, scratch) {
-                    Ok((stream, 0)) => Completion::EndOfStream { stream },
-                    Ok((stream, count)) => Completion::Received { stream, data: &scratch[..count] },
-                    Err((stream, error)) => Completion::Failed { stream, error },
-                });
+            if !self.is_wanted(key) {
+                continue;
             }
-            if self.source(token).is_some_and(|source| source.always_has_something()) {
-                return Some(Completion::Ready { source: token });
+            if let Some(stream) = Token::of_output(key.key()) {
+                return Some(Completion::Writable { stream });
+            }
+            if !self.reads_pipe(key) {
+                return Some(Completion::Ready { source: key });
+            }
+            match self.read_pipe(key, self.budgets.read, scratch) {
+                Ok((stream, 0)) => return Some(Completion::EndOfStream { stream }),
+                Ok((stream, count)) => {
+                    return Some(Completion::Received { stream, data: &scratch[..count] });
+                }
+                Err((_, error))
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err((stream, error)) => return Some(Completion::Failed { stream, error }),
             }
         }
         None
+    }
+
+    /// Whether what is always ready is wanted for what it is ready for.
+    #[cfg(unix)]
+    fn is_wanted(&self, key: Token) -> bool {
+        let output = Token::of_output(key.key());
+        let token = output.unwrap_or(key);
+        let source = self.sources.get(token.index());
+        source.filter(|source| source.generation == token.generation()).is_some_and(|source| {
+            match source.kind {
+                Kind::Pipe if output.is_some() => source.wanted.writes(),
+                Kind::Pipe => source.wanted.reads(),
+                Kind::AlwaysReady => source.wanted != Interest::NONE,
+                _ => false,
+            }
+        })
     }
 
     #[cfg(not(unix))]
@@ -588,11 +606,7 @@ impl PollDriver {
     /// Whether the next wait must not wait: there are changes to make, or files to report.
     pub(super) fn has_changes(&self) -> bool {
         #[cfg(unix)]
-        if self
-            .always_ready
-            .iter()
-            .any(|token| self.sources.get(token.index()).is_some_and(Source::always_has_something))
-        {
+        if self.always_ready.iter().any(|key| self.is_wanted(*key)) {
             return true;
         }
         !self.changes.is_empty()
@@ -837,7 +851,6 @@ impl PollDriver {
             Kind::AlwaysReady => self.not_always_ready(token),
             #[cfg(unix)]
             Kind::Pipe => {
-                self.not_always_ready(token);
                 self.close_pipe(token);
             }
             #[cfg(unix)]
@@ -855,8 +868,8 @@ impl PollDriver {
     }
 
     #[cfg(unix)]
-    fn not_always_ready(&mut self, token: Token) {
-        if let Some(place) = self.always_ready.iter().position(|one| *one == token) {
+    fn not_always_ready(&mut self, key: Token) {
+        if let Some(place) = self.always_ready.iter().position(|one| *one == key) {
             self.always_ready.remove(place);
             // The next one may have taken its place on the list.
             self.reported_ready -= usize::from(place < self.reported_ready);

@@ -18,8 +18,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -96,6 +96,8 @@ pub(super) fn connect(spec: &UnixConnectSpec) -> io::Result<Socket> {
 fn try_listen(spec: &UnixListenSpec) -> io::Result<(Socket, Option<SocketFile>)> {
     let address = sock_addr(&spec.address)?;
     let socket = open(Type::STREAM, &spec.options)?;
+    // Held until somebody listens: before that the file looks like a dead one's.
+    let _lock = spec.address.path().and_then(lock_directory);
     let file = bind(&socket, &spec.address, &address, spec.mode)?;
     socket.listen(i32::try_from(spec.backlog).unwrap_or(i32::MAX))?;
     Ok((socket, file))
@@ -136,6 +138,7 @@ fn try_open_datagram(spec: &UnixDatagramSpec) -> io::Result<(Socket, Option<Sock
     let socket = open(Type::DGRAM, &spec.options)?;
     let mut file = None;
     if let Some(local) = &spec.local {
+        let _lock = local.path().and_then(lock_directory);
         let bound = sock_addr(local).and_then(|address| bind(&socket, local, &address, spec.mode));
         file = match bound {
             Err(error) if remote.is_some() => return Err(describe("bind", &local.clone().into(), &error)),
@@ -214,7 +217,7 @@ fn open(kind: Type, options: &UnixOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds a socket to its address, in place of a dead one's.
+/// Binds a socket to its address, in place of a dead one's, with its directory [locked](lock_directory).
 fn bind(
     socket: &Socket,
     address: &UnixAddress,
@@ -228,7 +231,6 @@ fn bind(
         socket.bind(as_system)?;
         return Ok(None);
     };
-    let lock = lock_directory(path);
     if let Some(mode) = mode {
         // The file is born with this mode, less what the umask takes, on systems that look at it.
         let _ = rustix::fs::fchmod(socket, rustix::fs::Mode::from_raw_mode(mode as _));
@@ -244,7 +246,6 @@ fn bind(
     if let Some(mode) = mode {
         named("mode", fs::set_permissions(path, Permissions::from_mode(mode)))?;
     }
-    drop(lock);
     Ok(Some(file))
 }
 
@@ -393,6 +394,9 @@ pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, 
     #[cfg(target_vendor = "apple")]
     let flags = RecvFlags::empty();
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        log::warn!("descriptors that a peer has passed are lost: this process can have no more (ulimit -n)");
+    }
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(passed) = message {

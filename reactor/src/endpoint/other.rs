@@ -18,7 +18,7 @@ const ACTIVATED_FORM: Form = Form { args: &[], keywords: &["name", "index"], exa
 const STDIO_FORM: Form = Form { args: &[], keywords: &[], example: "stdio:" };
 
 /// A descriptor that the program was started with, by its number: a listening socket to listen on; a connected socket, a
-/// terminal or a pipe to connect to.
+/// terminal, a pipe or a file to connect to. What is open for reading only, or for writing only, goes that way only.
 ///
 /// It belongs to the reactor from then on, under another number. Descriptors that the program opened itself are refused:
 /// theirs is another owner. (They are told by being close-on-exec, as all are that the standard library opens.)

@@ -128,7 +128,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// There is neither input nor output, or one of them cannot be watched; the reactor is gone or has no slot left.
+    /// There is neither input nor output, one of them is not open for its direction or cannot be watched; the reactor
+    /// is gone or has no slot left.
     pub fn adopt_pipe<P: Protocol>(
         &self,
         input: Option<OwnedFd>,
@@ -176,6 +177,27 @@ struct Opened {
     machine: Machine,
 }
 
+/// A connection that the loop is yet to come to. If it does not, because it ends, nothing is left of it.
+struct Introduction(Option<Transport>);
+
+impl Introduction {
+    fn begin(mut self) -> Option<Transport> {
+        self.0.take()
+    }
+}
+
+impl Drop for Introduction {
+    fn drop(&mut self) {
+        let Some(transport) = self.0.take() else { return };
+        if let Some(inner) = transport.reactor().inner() {
+            inner.driver.borrow_mut().close(transport.0.token);
+            let slot = inner.slots.borrow_mut().remove(transport.0.token);
+            drop(slot);
+            inner.drop_slot(Slot::Connection(transport));
+        }
+    }
+}
+
 /// What the program was started with, as a stream.
 fn inherited(endpoint: &Inherited) -> io::Result<Adopted> {
     let (input, output) = endpoint.numbers();
@@ -183,8 +205,14 @@ fn inherited(endpoint: &Inherited) -> io::Result<Adopted> {
     if output.is_none() && descriptor::nature(input.as_fd())? == Nature::Socket {
         return Ok(Adopted::Socket(input));
     }
-    let output = output.map_or_else(|| input.try_clone(), inherited::take)?;
-    let ends = PipeEnds { input: Some(input), output: Some(output), is_shared: true };
+    let (input, output) = match (output, descriptor::directions(input.as_fd())?) {
+        (Some(output), _) => (Some(input), Some(inherited::take(output)?)),
+        // What is open in one direction must not be opened in the other: a pipe would be held by both its ends.
+        (None, (true, false)) => (Some(input), None),
+        (None, (false, _)) => (None, Some(input)),
+        (None, (true, true)) => (Some(input.try_clone()?), Some(input)),
+    };
+    let ends = PipeEnds { input, output, is_shared: true };
     Ok(Adopted::Pipe(ends, Address::other(endpoint)))
 }
 
@@ -200,11 +228,11 @@ impl Inner {
             }
         };
         let transport = self.transport_of(opened, protocol);
-        let made = transport.clone();
+        let introduction = Introduction(Some(transport.clone()));
         self.handle.call_soon(move |handle| {
-            if let Some(inner) = handle.inner() {
+            if let (Some(inner), Some(transport)) = (handle.inner(), introduction.begin()) {
                 Counters::bump(&inner.counters.adopted);
-                inner.introduce(made);
+                inner.introduce(transport);
             }
         });
         Ok(transport)
@@ -306,7 +334,8 @@ impl Inner {
     /// A port with the standard streams as its only connection.
     pub(crate) fn listen_stdio(&self, factory: Box<dyn ErasedFactory>) -> io::Result<Port> {
         let opened = self.open(standard_streams()?)?;
-        let port = self.listen_with(factory, |_, _| Ok(Address::other("stdio")))?;
+        let port = self.listen_with(factory, |_, _| Ok(Address::other("stdio")));
+        let port = port.inspect_err(|_| self.close_opened(&opened))?;
         let listening = port.clone();
         self.handle.call_soon(move |handle| {
             let Some(inner) = handle.inner() else { return };

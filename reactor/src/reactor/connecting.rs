@@ -212,8 +212,14 @@ impl Inner {
             }
             match inner.connect_added(&arguments, factory) {
                 Ok(connecting) => {
-                    *seen.borrow_mut() = Added::Connecting(connecting.canceller());
+                    let canceller = connecting.canceller();
                     connecting.on_done(move |_, outcome| finish(outcome));
+                    // It may have been cancelled by what has just begun it.
+                    if matches!(*seen.borrow(), Added::Cancelled) {
+                        canceller.cancel();
+                    } else {
+                        *seen.borrow_mut() = Added::Connecting(canceller);
+                    }
                 }
                 Err(error) => finish(Err(ConnectError::from_io(&arguments, error))),
             }

@@ -124,8 +124,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`, by the loop. Cancelling what
-    /// the caller got cancels the Deferred that `connect` returned.
+    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`, by the loop.
+    /// Cancelling what the caller got cancels the Deferred that `connect` returned.
     ///
     /// ```
     /// use twistor::{Protocol, Reactor, Transport};
@@ -238,7 +238,9 @@ impl Inner {
     ) -> io::Result<Deferred<Transport, ConnectError>> {
         let kind = self.kinds.borrow().connects(arguments.kind());
         let kind = kind.ok_or_else(|| unknown(arguments))?;
-        Ok(kind(&self.handle, arguments, AnyFactory::of(factory)))
+        let what = format!("the kind of endpoint {:?}", arguments.kind());
+        let connecting = self.contain(&what, || kind(&self.handle, arguments, AnyFactory::of(factory)));
+        connecting.ok_or_else(|| io::Error::other(format!("{what} panicked")))
     }
 }
 

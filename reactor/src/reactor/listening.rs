@@ -211,12 +211,17 @@ impl Inner {
         factory: Box<dyn ErasedFactory>,
         open: impl FnOnce(&mut Driver, Token) -> io::Result<Address>,
     ) -> io::Result<Port> {
-        let token = self.reserve()?;
-        let opened = open(&mut self.driver.borrow_mut(), token);
-        let address = match opened {
-            Ok(address) => address,
-            Err(error) => {
+        let opened = self.reserve().and_then(|token| {
+            let opened = open(&mut self.driver.borrow_mut(), token);
+            if opened.is_err() {
                 self.slots.borrow_mut().remove(token);
+            }
+            Ok((token, opened?))
+        });
+        let (token, address) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.discard(factory);
                 return Err(error);
             }
         };

@@ -24,6 +24,12 @@ pub(crate) fn nature(descriptor: BorrowedFd<'_>) -> io::Result<Nature> {
     })
 }
 
+/// Whether a descriptor is open for reading, and for writing.
+pub(crate) fn directions(descriptor: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+    let access = flags(descriptor)? & libc::O_ACCMODE;
+    Ok((access != libc::O_WRONLY, access != libc::O_RDONLY))
+}
+
 fn status(descriptor: BorrowedFd<'_>) -> io::Result<libc::stat> {
     let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the descriptor is open while it is borrowed, and `status` is room for the answer.
@@ -94,7 +100,17 @@ fn reopen(descriptor: BorrowedFd<'_>, is_input: bool) -> Option<OwnedFd> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
         .ok()?;
-    Some(file.into())
+    // Whoever opens a FIFO that no writer has open any more is not told of its end before another one has come and gone.
+    (!is_input || !has_hung_up(descriptor)).then(|| file.into())
+}
+
+#[cfg(target_os = "linux")]
+fn has_hung_up(descriptor: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    let mut asked = [PollFd::from_borrowed_fd(descriptor, PollFlags::empty())];
+    let is_known = poll(&mut asked, Some(&rustix::event::Timespec::default()));
+    is_known.is_ok() && asked[0].revents().contains(PollFlags::HUP)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -140,11 +140,7 @@ pub(crate) fn read_whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Makes `data` the content of the file at `path`, in one step: whoever looks finds the old content or the
 /// new.
 pub(crate) fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
-    // What a link points to is replaced, not the link.
-    let target = match fs::canonicalize(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
-        outcome => outcome?,
-    };
+    let target = behind_links(path)?;
     let permissions = match fs::metadata(&target) {
         Ok(metadata) if metadata.is_file() => Some(metadata.permissions()),
         Ok(_) => {
@@ -157,12 +153,13 @@ pub(crate) fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let (mut file, temporary) = create_beside(directory)?;
+    let (mut file, temporary) = create_beside(directory, permissions.is_some())?;
     let written = (|| {
-        file.write_all(data)?;
+        // Before there is anything to read in it.
         if let Some(permissions) = permissions {
             file.set_permissions(permissions)?;
         }
+        file.write_all(data)?;
         file.sync_all()?;
         fs::rename(&temporary, &target)
     })();
@@ -174,13 +171,33 @@ pub(crate) fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
     sync_directory(directory)
 }
 
-/// A new file of a name that nobody else uses.
-fn create_beside(directory: &Path) -> io::Result<(File, PathBuf)> {
+/// What a link points to is replaced, or made, not the link.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), fs::read_link(path)) {
+        // Links in a circle are another error, so that this comes to an end.
+        (Err(error), Ok(next)) if error.kind() == ErrorKind::NotFound => {
+            behind_links(&path.parent().unwrap_or(Path::new("")).join(next))
+        }
+        (Err(error), Err(_)) if error.kind() == ErrorKind::NotFound => Ok(path.to_owned()),
+        (outcome, _) => outcome,
+    }
+}
+
+/// A new file of a name that nobody else uses; for nobody else to open, if it is yet to get its permissions.
+fn create_beside(directory: &Path, is_private: bool) -> io::Result<(File, PathBuf)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if is_private {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = is_private;
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = directory.join(format!(".twistor-{}-{count}.tmp", process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match options.open(&path) {
             // Left over from a process of the same number that was killed.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             outcome => return outcome.map(|file| (file, path)),

@@ -230,6 +230,18 @@ kernel_contract! {
         assert!(without.set_window_size(size).is_err(), "it never had one");
     }
 
+    // Line 63: what the child never read holds nothing up.
+    fn a_terminal_ends_with_its_child_also_when_it_is_full_of_input(driver) {
+        let world = World::new(driver);
+        let recorder = Recorder::new();
+        let command = shell(&world.reactor, "stty raw -echo; echo ready; sleep 0.05").pty(PtySize::default());
+        let process = command.spawn(recorder.clone()).expect("a child");
+        world.until("it runs", || recorder.text(1).contains("ready"));
+        process.write(&[b'x'; 1_000_000]);
+        world.until("the child ended", || recorder.ended().is_some());
+        assert_eq!(recorder.ended(), Some(SUCCESS));
+    }
+
     // Line 65.
     fn a_terminal_echoes_obeys_its_keys_and_ends(driver) {
         let world = World::new(driver);

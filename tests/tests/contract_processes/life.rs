@@ -347,6 +347,20 @@ kernel_contract! {
         }
     }
 
+    // Line 5.
+    fn a_destructor_may_panic_also_when_nothing_was_started(driver) {
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        impl ProcessProtocol for Last {}
+        let world = World::new(driver);
+        let error = world.reactor.command("/no/such/program").spawn(Last).expect_err("an error");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
     // Lines 5 and 9: the destructor of a protocol may do anything, also when the reactor goes.
     fn a_destructor_can_make_calls(driver) {
         in_child(module_path!(), driver, || {

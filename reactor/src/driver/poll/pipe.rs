@@ -3,7 +3,7 @@
 //! A [`Pipe`] has a descriptor for each direction that it has at all. The poller knows the input by the key of
 //! the stream's token and the output by a key beside it. A socket keeps its flags, because somebody else may hold
 //! it as well: it is asked not to wait by each call. Invariant: a half that no poller takes (a regular file) is
-//! never registered and counts as always ready.
+//! never registered and counts as always ready: the driver's list of what is ready has it by its key.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -47,10 +47,21 @@ enum How {
     Socket,
     /// A regular file, whose system calls always come back soon.
     AlwaysReady,
+    /// Nobody is at the other side any more. A terminal would still take output, until it is full.
+    HungUp,
 }
 
 impl Half {
     fn new(descriptor: OwnedFd, is_input: bool, key: usize, is_shared: bool) -> io::Result<Self> {
+        let (reads, writes) = descriptor::directions(descriptor.as_fd())?;
+        if !(if is_input { reads } else { writes }) {
+            let text = if is_input {
+                "the input is not open for reading"
+            } else {
+                "the output is not open for writing"
+            };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let (how, descriptor, flags) = match descriptor::nature(descriptor.as_fd())? {
             Nature::Socket => (How::Socket, descriptor, None),
             Nature::File => (How::AlwaysReady, descriptor, None),
@@ -68,7 +79,7 @@ impl Half {
 
     /// Has the poller watch it or not. Errors and hang-ups are reported either way.
     fn watch(&mut self, poller: &Poller, is_input: bool, wanted: bool) -> io::Result<()> {
-        if self.how == How::AlwaysReady || self.registered == Some(wanted) {
+        if matches!(self.how, How::AlwaysReady | How::HungUp) || self.registered == Some(wanted) {
             return Ok(());
         }
         let event = Event::new(self.key, is_input && wanted, !is_input && wanted);
@@ -108,14 +119,15 @@ impl Half {
 
 impl Sink for Half {
     fn send(&self, data: &[u8]) -> io::Result<usize> {
-        if self.how == How::Socket {
-            return ops::send_at_once(&SockRef::from(&self.file), data);
+        match self.how {
+            How::Socket => ops::send_at_once(&SockRef::from(&self.file), data),
+            How::HungUp => Err(io::ErrorKind::BrokenPipe.into()),
+            How::NonBlocking | How::AlwaysReady => without_sigpipe(|| (&self.file).write(data)),
         }
-        without_sigpipe(|| (&self.file).write(data))
     }
 
     fn send_many(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if self.how == How::Socket {
+        if matches!(self.how, How::Socket | How::HungUp) {
             return self.send(slices.first().map_or(&[], |slice| slice));
         }
         without_sigpipe(|| (&self.file).write_vectored(slices))
@@ -142,8 +154,10 @@ impl Pipe {
         self.input.iter_mut().chain(self.output.iter_mut())
     }
 
-    fn is_always_readable(&self) -> bool {
-        self.input.as_ref().is_some_and(|half| half.how == How::AlwaysReady)
+    /// The keys of those halves that no poller takes.
+    fn always_ready(&self) -> impl Iterator<Item = Token> {
+        let halves = self.input.iter().chain(&self.output);
+        halves.filter(|half| half.how == How::AlwaysReady).map(|half| Token::from_key(half.key))
     }
 }
 
@@ -163,9 +177,7 @@ impl PollDriver {
             pipe.halves().for_each(|half| half.forget(&poller));
             return Err(error);
         }
-        if pipe.is_always_readable() {
-            self.always_ready.push(token);
-        }
+        self.always_ready.extend(pipe.always_ready());
         self.unix.pipes.insert(token, pipe);
         self.place_source(
             token,
@@ -181,10 +193,12 @@ impl PollDriver {
         let wanted = source.wanted;
         source.registered = Some(wanted);
         let Some(pipe) = self.unix.pipes.get_mut(&token) else { return Ok(()) };
-        if let Some(input) = &mut pipe.input {
+        // A half that was forgotten has ended, which would be reported again.
+        if let Some(input) = pipe.input.as_mut().filter(|half| wanted.reads() || half.registered.is_some()) {
             input.watch(&poller, true, wanted.reads())?;
         }
-        if let Some(output) = &mut pipe.output {
+        if let Some(output) = pipe.output.as_mut().filter(|half| wanted.writes() || half.registered.is_some())
+        {
             output.watch(&poller, false, wanted.writes())?;
         }
         Ok(())
@@ -204,7 +218,9 @@ impl PollDriver {
         {
             // The end waits until somebody wants to read again; watched on, it would be reported forever.
             input.forget(&self.waiter.poller);
-            self.source(token)?.registered = None;
+            let source = self.source(token)?;
+            // The output is watched on.
+            source.registered = source.registered.map(|registered| Interest::new(false, registered.writes()));
         }
         None
     }
@@ -225,6 +241,9 @@ impl PollDriver {
                 return Some(Completion::Failed { stream: token, error: io::ErrorKind::BrokenPipe.into() });
             }
             output.forget(&self.waiter.poller);
+            if event.hung_up() {
+                output.how = How::HungUp;
+            }
             // What comes from the other side may still be read; a send will find out about this one.
         }
         wanted.writes().then_some(Completion::Writable { stream: token })
@@ -266,6 +285,7 @@ impl PollDriver {
         let pipe = self.unix.pipes.get_mut(&token).ok_or(io::ErrorKind::NotConnected)?;
         if let Some(mut output) = pipe.output.take() {
             output.forget(&self.waiter.poller);
+            self.not_always_ready(Token::from_key(output.key));
             if output.how == How::Socket {
                 return SockRef::from(&output.file).shutdown(std::net::Shutdown::Write);
             }
@@ -277,6 +297,7 @@ impl PollDriver {
         if let Some(mut pipe) = self.unix.pipes.remove(&token) {
             let poller = &self.waiter.poller;
             pipe.halves().for_each(|half| half.forget(poller));
+            pipe.always_ready().for_each(|key| self.not_always_ready(key));
         }
     }
 }

@@ -377,10 +377,7 @@ impl Command {
                 self.descriptors.entry(number).or_insert(is);
             }
         }
-        let outcome = self.handle.alive().and_then(|inner| {
-            inner.may_start_child()?;
-            inner.start_child(self, protocol)
-        });
+        let outcome = self.handle.alive().and_then(|inner| inner.start_child(self, protocol));
         outcome.map_err(|error| io::Error::new(error.kind(), format!("{context}: {error}")))
     }
 }
@@ -498,25 +495,21 @@ impl Inner {
         Ok(())
     }
 
-    fn start_child(&self, command: Command, protocol: Box<dyn ProcessProtocol>) -> io::Result<Process> {
-        let Command { program, command, descriptors, terminal, own_session, rights, input, .. } = command;
-        let layout = Layout::new(descriptors, terminal)?;
-        let session = match (&layout.terminal, own_session) {
-            (Some(terminal), _) => Session::Terminal(terminal.reported),
-            (None, true) => Session::Own,
-            (None, false) => Session::Ours,
+    fn start_child(&self, mut command: Command, protocol: Box<dyn ProcessProtocol>) -> io::Result<Process> {
+        let (program, input) = (std::mem::take(&mut command.program), command.input.take());
+        let Executed { child, by, terminal, ours } = match self.execute(command) {
+            Ok(executed) => executed,
+            Err(error) => {
+                self.discard(protocol);
+                return Err(error);
+            }
         };
-        let by = self.prepare_for_child()?;
-        let plan = Plan { command, descriptors: layout.map, owned: layout.theirs, session, rights };
-        let child =
-            process::spawn(plan, by == ByWhat::Descriptor).inspect_err(|_| self.unprepare_for_child(by))?;
-        let state = State::new(&self.handle, program, child, layout.terminal, protocol);
+        let state = State::new(&self.handle, program, child, terminal, protocol);
         let process = Process(Rc::clone(&state));
         let token = self.processes.borrow_mut().insert(Rc::clone(&state));
         state.token.set(token.unwrap_or(Token::NOBODY));
         self.referenced_ports.set(self.referenced_ports.get() + 1);
-        let begun =
-            self.watch_child(by, &state).and_then(|()| pipe::adopt_all(self, &state, layout.ours, input));
+        let begun = self.watch_child(by, &state).and_then(|()| pipe::adopt_all(self, &state, ours, input));
         if let Err(error) = begun {
             // The child runs already: it has to go, and nobody is to hear of it.
             state.phase.set(Phase::Over);
@@ -532,4 +525,30 @@ impl Inner {
         });
         Ok(process)
     }
+
+    /// Has the child run; nobody hears of it yet.
+    fn execute(&self, command: Command) -> io::Result<Executed> {
+        self.may_start_child()?;
+        let Command { command, descriptors, terminal, own_session, rights, .. } = command;
+        let layout = Layout::new(descriptors, terminal)?;
+        let session = match (&layout.terminal, own_session) {
+            (Some(terminal), _) => Session::Terminal(terminal.reported),
+            (None, true) => Session::Own,
+            (None, false) => Session::Ours,
+        };
+        let by = self.prepare_for_child()?;
+        let plan = Plan { command, descriptors: layout.map, owned: layout.theirs, session, rights };
+        let child =
+            process::spawn(plan, by == ByWhat::Descriptor).inspect_err(|_| self.unprepare_for_child(by))?;
+        Ok(Executed { child, by, terminal: layout.terminal, ours: layout.ours })
+    }
+}
+
+/// A child that runs.
+struct Executed {
+    child: process::Running,
+    by: ByWhat,
+    terminal: Option<Terminal>,
+    /// Our ends of its pipes, by the child's numbers.
+    ours: Vec<(RawFd, OurEnd)>,
 }
