@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use twistor::endpoint::Arguments;
 use twistor::{AnyFactory, Canceller, ConnectErrorKind, Deferred, Handle, Protocol, Transport};
-use twistor_tests::{Event, Log, PATIENCE, Script, World, contract, kernel_contract, process};
+use twistor_tests::{Event, Log, PATIENCE, Script, World, contract, in_child, kernel_contract, process};
 
 fn echo(log: &Log) -> impl FnMut(twistor::Peer) -> Script + use<> {
     let log = log.clone();
@@ -305,6 +305,32 @@ kernel_contract! {
         world.until("it has failed", || error.borrow().is_some());
         let text = error.take().expect("just seen").to_string();
         assert!(text.contains("cannot run") && text.contains("/no/such/program"), "{text}");
+    }
+
+    // Line 9.
+    fn nothing_is_left_of_an_attempt_that_the_loop_never_came_to(driver) {
+        in_child(module_path!(), driver, || {
+            let before = process::open_descriptors();
+            let world = World::new(driver);
+            drop(world.reactor.connect_protocol("process:cat", Script::new(&Log::new())));
+            drop(world);
+            assert_eq!(process::open_descriptors(), before);
+
+            // The same when it is cancelled, or declined by its factory; the reactor goes on.
+            let world = World::new(driver);
+            let give_up = || {
+                world.reactor.connect_protocol("process:cat", Script::new(&Log::new())).cancel();
+                drop(world.reactor.connect("process:cat", |_| None::<Script>));
+            };
+            // The reactor keeps what it hears of signals with.
+            let own = usize::from(driver == twistor_tests::Driver::Portable) * 2;
+            let before = process::open_descriptors() + own;
+            for _ in 0..3 {
+                give_up();
+                world.until("both children have ended", || process::open_descriptors() == before);
+            }
+            assert_eq!(world.reactor.stats().connections, 0);
+        });
     }
 
     // Line 49.

@@ -1,11 +1,11 @@
 //! The seam between the loop and whatever makes things happen.
 //!
-//! The loop asks a [`Driver`] for what *has happened* ([`Driver::next`]) and tells it what to start. A readiness
-//! driver performs the `recv` when asked for the next completion; a simulated one has it ready. The driver
-//! owns sockets and the clock, never calls anybody, and knows connections only by their token.
+//! The loop asks a [`Driver`] for what *has happened* ([`Driver::next`]) and tells it what to start. A
+//! readiness driver performs the `recv` when asked for the next completion; a simulated one has it ready. The
+//! driver owns sockets and the clock, never calls anybody, and knows connections only by their token.
 //!
-//! The order of calls in a pass: [`wait`](Driver::wait) once, [`next`](Driver::next) until it returns `None` with
-//! anything started in between, [`settle`](Driver::settle) once.
+//! The order of calls in a pass: [`wait`](Driver::wait) once, [`next`](Driver::next) until it returns `None`
+//! with anything started in between, [`settle`](Driver::settle) once.
 
 // The kernel is spoken to here and in `sys/`; everything above is safe code.
 #![allow(unsafe_code)]
@@ -29,6 +29,8 @@ pub(crate) mod middleware;
 mod ops;
 pub(crate) mod options;
 mod poll;
+#[cfg(unix)]
+mod rights;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;
 pub(crate) mod socket;
@@ -110,8 +112,8 @@ pub(crate) enum Completion<'b> {
     Connected { stream: Token, local: Address },
     /// A stream or an attempt is dead.
     Failed { stream: Token, error: io::Error },
-    /// A socket for datagrams can be [received](Driver::receive_datagrams) from or sent to, or was told of an error
-    /// that is lost if it is not looked at.
+    /// A socket for datagrams can be [received](Driver::receive_datagrams) from or sent to, or was told of an
+    /// error that is lost if it is not looked at.
     Datagrams { socket: Token, readable: bool, writable: bool, error: Option<io::Error> },
     /// A descriptor is ready for what it is watched for.
     #[cfg(unix)]
@@ -339,7 +341,8 @@ impl Driver {
         each!(self, driver => driver.bind_unix_datagram(token, spec))
     }
 
-    /// Receives at most `count` datagrams of at most `max` bytes each into `batch`, whose old content is gone.
+    /// Receives at most `count` datagrams of at most `max` bytes each into `batch`, whose old content is
+    /// gone.
     ///
     /// # Errors
     ///
@@ -398,7 +401,8 @@ impl Driver {
         each!(self, driver => driver.local_addr(stream))
     }
 
-    /// Watches a descriptor, which need not be a socket, for nothing as yet. What is ready for it is only reported.
+    /// Watches a descriptor, which need not be a socket, for nothing as yet. What is ready for it is only
+    /// reported.
     #[cfg(unix)]
     pub(crate) fn watch_descriptor(
         &mut self,
@@ -414,8 +418,8 @@ impl Driver {
         each!(self, driver => driver.adopt_pipe(token, ends))
     }
 
-    /// Takes a connected stream socket in, if it is one; its own address and the peer's. It is watched for nothing
-    /// as yet.
+    /// Takes a connected stream socket in, if it is one; its own address and the peer's. It is watched for
+    /// nothing as yet.
     #[cfg(unix)]
     pub(crate) fn adopt_socket(
         &mut self,

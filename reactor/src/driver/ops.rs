@@ -55,15 +55,15 @@ impl Sink for Socket {
 
     #[cfg(unix)]
     fn send_passed(&self, data: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
-        super::unix::send(self, data, descriptor)
+        super::rights::send(self, data, descriptor)
     }
 }
 
 /// Reads from a socket that may be a blocking one, without waiting.
 #[cfg(unix)]
 pub(super) fn receive_at_once(socket: &SockRef<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: bytes that are initialised may be seen as bytes that may not be, as long as nobody makes them so; the
-    // call only writes what it received.
+    // SAFETY: bytes that are initialised may be seen as bytes that may not be, as long as nobody makes them
+    // so; the call only writes what it received.
     let buffer = unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [std::mem::MaybeUninit<u8>]) };
     socket.recv_with_flags(buffer, libc::MSG_DONTWAIT)
 }
@@ -109,7 +109,8 @@ pub(super) use system::{accept, discard_urgent, receive, send, send_file, send_m
 /// Bytes of a file sent at once where the system cannot send files, and the room they need.
 const FILE_PIECE: usize = 64 * 1024;
 
-/// Reads what comes next of a range, at most `limit` bytes; nothing if the file has become shorter than the range.
+/// Reads what comes next of a range, at most `limit` bytes; nothing if the file has become shorter than the
+/// range.
 pub(super) fn read_piece(range: &FileRange, limit: usize) -> io::Result<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
 
@@ -137,8 +138,8 @@ mod system {
     #[inline]
     pub(crate) fn ticks() -> u64 {
         let mut time = std::mem::MaybeUninit::<libc::timespec>::uninit();
-        // SAFETY: `time` is a valid place for the answer, and the call fills it: it fails only for a bad address
-        // or a clock that does not exist, and every Linux has this one.
+        // SAFETY: `time` is a valid place for the answer, and the call fills it: it fails only for a bad
+        // address or a clock that does not exist, and every Linux has this one.
         let time = unsafe {
             libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
             time.assume_init()

@@ -8,8 +8,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,10 +17,6 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec, UnixOptions};
@@ -28,7 +24,6 @@ use super::socket::{describe, named};
 use crate::core::address::{Address, UnixAddress};
 use crate::core::credentials::Credentials;
 use crate::sys::descriptor;
-use crate::sys::sigpipe::without_sigpipe;
 
 /// How long the path of a socket file may be, without the zero byte at its end.
 const MAX_PATH: usize =
@@ -277,8 +272,8 @@ fn remove_dead(path: &Path, kind: Type) -> io::Result<()> {
     }
 }
 
-/// Keeps other programs from looking for a dead socket in the same directory meanwhile. One that holds the lock for long
-/// is not waited for: then the lock is done without.
+/// Keeps other programs from looking for a dead socket in the same directory meanwhile. One that holds the
+/// lock for long is not waited for: then the lock is done without.
 fn lock_directory(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
@@ -380,38 +375,4 @@ pub(super) fn peer_credentials(socket: &Socket) -> io::Result<Credentials> {
         return Err(io::Error::new(ErrorKind::Unsupported, "only Unix sockets know who is at the other end"));
     }
     descriptor::peer_credentials(socket.as_fd())
-}
-
-/// Descriptors that one message can carry: what Linux allows.
-const MAX_PASSED: usize = 253;
-
-/// Receives bytes, and the descriptors that came with them.
-pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    #[cfg(not(target_vendor = "apple"))]
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    #[cfg(target_vendor = "apple")]
-    let flags = RecvFlags::empty();
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
-    if received.flags.contains(ReturnFlags::CTRUNC) {
-        log::warn!("descriptors that a peer has passed are lost: this process can have no more (ulimit -n)");
-    }
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(passed) = message {
-            descriptors.extend(passed);
-        }
-    }
-    Ok((received.bytes, descriptors))
-}
-
-/// Sends bytes with a descriptor on the first of them.
-pub(super) fn send(socket: &Socket, data: &[u8], descriptor: &OwnedFd) -> io::Result<usize> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let passed = [descriptor.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&passed));
-    let data = [IoSlice::new(data)];
-    Ok(without_sigpipe(|| rustix::net::sendmsg(socket, &data, &mut control, SendFlags::empty()))?)
 }

@@ -1,4 +1,5 @@
-//! Descriptors from elsewhere as connections and ports: inherited ones, pipes, terminals, the standard streams.
+//! Descriptors from elsewhere as connections and ports: inherited ones, pipes, terminals, the standard
+//! streams.
 
 use std::cell::Cell;
 use std::io;
@@ -35,9 +36,9 @@ pub(crate) enum Adopted {
 }
 
 impl Handle {
-    /// Makes a connection of a connected stream socket that was opened elsewhere: inherited, received from another
-    /// process, or one end of a socket pair. It is made non-blocking and close-on-exec, and belongs to the reactor from
-    /// now on.
+    /// Makes a connection of a connected stream socket that was opened elsewhere: inherited, received from
+    /// another process, or one end of a socket pair. It is made non-blocking and close-on-exec, and belongs
+    /// to the reactor from now on.
     ///
     /// ```
     /// use std::io::Read;
@@ -80,27 +81,28 @@ impl Handle {
         Ok(Connection::new(inner.adopt(Adopted::Socket(descriptor.into()), Box::new(protocol))?))
     }
 
-    /// Makes a port of a listening stream socket that was opened elsewhere, as by a service manager. It is made
-    /// non-blocking and close-on-exec, and belongs to the reactor from now on. The file of a Unix socket stays where it
-    /// is when the port is stopped.
+    /// Makes a port of a listening stream socket that was opened elsewhere, as by a service manager. It is
+    /// made non-blocking and close-on-exec, and belongs to the reactor from now on. The file of a Unix socket
+    /// stays where it is when the port is stopped.
     ///
     /// # Errors
     ///
-    /// The descriptor is not a stream socket, or nobody listens on it; the reactor is gone or has no slot left.
+    /// The descriptor is not a stream socket, or nobody listens on it; the reactor is gone or has no slot
+    /// left.
     pub fn adopt_listener(&self, descriptor: impl Into<OwnedFd>, factory: impl Factory) -> io::Result<Port> {
         let descriptor = descriptor.into();
         self.alive()?.adopt_listener(descriptor, Box::new(factory))
     }
 
-    /// Makes a connection that reads from `input` and writes to `output`: pipes, terminals, other devices, files. One of
-    /// them may be missing: then the stream goes one way. Both belong to the reactor from now on, and are made
-    /// non-blocking.
+    /// Makes a connection that reads from `input` and writes to `output`: pipes, terminals, other devices,
+    /// files. One of them may be missing: then the stream goes one way. Both belong to the reactor from now
+    /// on, and are made non-blocking.
     ///
     /// The rules are those of every connection. A stream without an input is lost with
     /// [`Reason::Reset`](crate::Reason::Reset) when its reader goes away, one without an output with
-    /// [`Reason::Closed`](crate::Reason::Closed) when its input has ended. After `lose_connection` nobody is waited for:
-    /// what is written is flushed, then both are closed. Files are read and written at once, which may take as long as
-    /// the disk takes.
+    /// [`Reason::Closed`](crate::Reason::Closed) when its input has ended. After `lose_connection` nobody is
+    /// waited for: what is written is flushed, then both are closed. Files are read and written at once,
+    /// which may take as long as the disk takes.
     ///
     /// ```
     /// use twistor::{Protocol, Reactor, Transport};
@@ -128,8 +130,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// There is neither input nor output, one of them is not open for its direction or cannot be watched; the reactor
-    /// is gone or has no slot left.
+    /// There is neither input nor output, one of them is not open for its direction or cannot be watched; the
+    /// reactor is gone or has no slot left.
     pub fn adopt_pipe<P: Protocol>(
         &self,
         input: Option<OwnedFd>,
@@ -144,13 +146,13 @@ impl Handle {
         Ok(Connection::new(inner.adopt(Adopted::Pipe(ends, name), Box::new(protocol))?))
     }
 
-    /// Makes a connection of the program's standard input and output, whatever they are: a terminal, pipes, files,
-    /// sockets.
+    /// Makes a connection of the program's standard input and output, whatever they are: a terminal, pipes,
+    /// files, sockets.
     ///
-    /// Other programs share them. So their open files are not made non-blocking, but opened once more, where the system
-    /// can do that; where it cannot (a terminal or pipe elsewhere than on Linux, the master side of a terminal), their
-    /// flags are put back at the end. Closing the connection does not close the descriptors 0 and 1 themselves.
-    /// Use no other way to read the standard input meanwhile.
+    /// Other programs share them. So their open files are not made non-blocking, but opened once more, where
+    /// the system can do that; where it cannot (a terminal or pipe elsewhere than on Linux, the master side
+    /// of a terminal), their flags are put back at the end. Closing the connection does not close the
+    /// descriptors 0 and 1 themselves. Use no other way to read the standard input meanwhile.
     ///
     /// # Errors
     ///
@@ -172,9 +174,43 @@ pub(crate) fn standard_streams() -> io::Result<Adopted> {
 
 /// A stream from elsewhere that the driver has taken in, and that has no protocol yet.
 struct Opened {
-    token: Token,
+    place: Place,
     ends: Ends,
     machine: Machine,
+}
+
+impl Opened {
+    fn peer(&self) -> Peer {
+        let (address, local) = (self.ends.peer(), self.ends.local());
+        Peer { address, local, port: None, reactor: self.place.handle.clone() }
+    }
+}
+
+/// What the driver has under a token that nobody else knows yet: closed when dropped, unless it was
+/// [taken](Self::take).
+struct Place {
+    handle: Handle,
+    token: Token,
+    is_taken: bool,
+}
+
+impl Place {
+    fn take(mut self) -> Token {
+        self.is_taken = true;
+        self.token
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.is_taken
+            && let Some(inner) = self.handle.inner()
+        {
+            inner.driver.borrow_mut().close(self.token);
+            let slot = inner.slots.borrow_mut().remove(self.token);
+            drop(slot);
+        }
+    }
 }
 
 /// A connection that the loop is yet to come to. If it does not, because it ends, nothing is left of it.
@@ -207,7 +243,8 @@ fn inherited(endpoint: &Inherited) -> io::Result<Adopted> {
     }
     let (input, output) = match (output, descriptor::directions(input.as_fd())?) {
         (Some(output), _) => (Some(input), Some(inherited::take(output)?)),
-        // What is open in one direction must not be opened in the other: a pipe would be held by both its ends.
+        // What is open in one direction must not be opened in the other: a pipe would be held by both its
+        // ends.
         (None, (true, false)) => (Some(input), None),
         (None, (false, _)) => (None, Some(input)),
         (None, (true, true)) => (Some(input.try_clone()?), Some(input)),
@@ -217,8 +254,8 @@ fn inherited(endpoint: &Inherited) -> io::Result<Adopted> {
 }
 
 impl Inner {
-    /// Makes a connection of a stream from elsewhere. Its hooks are called from the loop, the first one before the
-    /// next wait.
+    /// Makes a connection of a stream from elsewhere. Its hooks are called from the loop, the first one
+    /// before the next wait.
     pub(crate) fn adopt(&self, stream: Adopted, protocol: Box<dyn Protocol>) -> io::Result<Transport> {
         let opened = match self.open(stream) {
             Ok(opened) => opened,
@@ -239,7 +276,8 @@ impl Inner {
     }
 
     fn transport_of(&self, opened: Opened, protocol: Box<dyn Protocol>) -> Transport {
-        let transport = Transport::with_machine(self, opened.token, opened.ends, opened.machine, protocol);
+        let Opened { place, ends, machine } = opened;
+        let transport = Transport::with_machine(self, place.take(), ends, machine, protocol);
         transport.0.interest.set(Interest::NONE);
         transport
     }
@@ -258,7 +296,8 @@ impl Inner {
             self.slots.borrow_mut().remove(token);
         }
         let (ends, machine) = opened?;
-        Ok(Opened { token, ends, machine })
+        let place = Place { handle: self.handle.clone(), token, is_taken: false };
+        Ok(Opened { place, ends, machine })
     }
 
     fn open_under(&self, token: Token, stream: Adopted) -> io::Result<(Ends, Machine)> {
@@ -280,8 +319,8 @@ impl Inner {
         }
     }
 
-    /// The loop has come to a stream from elsewhere: its protocol hears of it, and it is watched from now on. False
-    /// when the protocol panicked.
+    /// The loop has come to a stream from elsewhere: its protocol hears of it, and it is watched from now on.
+    /// False when the protocol panicked.
     fn introduce(&self, transport: Transport) -> bool {
         let token = transport.0.token;
         if let Some(slot) = self.slots.borrow_mut().get_mut(token) {
@@ -294,13 +333,6 @@ impl Inner {
         let made = self.leave(&transport, protocol, Hook::ConnectionMade, outcome);
         self.watch(&transport);
         made.is_some()
-    }
-
-    /// Gives a stream up that got no protocol.
-    fn close_opened(&self, opened: &Opened) {
-        self.driver.borrow_mut().close(opened.token);
-        let slot = self.slots.borrow_mut().remove(opened.token);
-        drop(slot);
     }
 
     pub(crate) fn adopt_listener(
@@ -334,19 +366,14 @@ impl Inner {
     /// A port with the standard streams as its only connection.
     pub(crate) fn listen_stdio(&self, factory: Box<dyn ErasedFactory>) -> io::Result<Port> {
         let opened = self.open(standard_streams()?)?;
-        let port = self.listen_with(factory, |_, _| Ok(Address::other("stdio")));
-        let port = port.inspect_err(|_| self.close_opened(&opened))?;
+        let port = self.listen_with(factory, |_, _| Ok(Address::other("stdio")))?;
         let listening = port.clone();
         self.handle.call_soon(move |handle| {
             let Some(inner) = handle.inner() else { return };
-            let (peer, local) = (opened.ends.peer(), opened.ends.local());
-            match inner.build_for(&listening, peer, local) {
-                Some(protocol) => {
-                    let transport = inner.transport_of(opened, protocol);
-                    Counters::bump(&inner.counters.accepted);
-                    inner.introduce(transport);
-                }
-                None => inner.close_opened(&opened),
+            if let Some(protocol) = inner.build_for(&listening, opened.peer()) {
+                let transport = inner.transport_of(opened, protocol);
+                Counters::bump(&inner.counters.accepted);
+                inner.introduce(transport);
             }
         });
         Ok(port)
@@ -382,21 +409,15 @@ impl Inner {
         self.handle.call_soon(move |handle| {
             let Some(inner) = handle.inner() else { return };
             if cancelled.get() {
-                inner.close_opened(&opened);
                 return finish(Err(ConnectError::new(&target, ConnectErrorKind::Cancelled)));
             }
-            let (address, local) = (opened.ends.peer(), opened.ends.local());
-            let peer = Peer { address, local, port: None, reactor: handle.clone() };
-            let outcome = match inner.build(&mut *factory, false, peer) {
+            let outcome = match inner.build(&mut *factory, false, opened.peer()) {
                 Some(protocol) => {
                     let transport = inner.transport_of(opened, protocol);
                     let made = inner.introduce(transport.clone());
                     inner.outcome_of(transport, made, &target)
                 }
-                None => {
-                    inner.close_opened(&opened);
-                    Err(ConnectError::new(&target, ConnectErrorKind::Declined))
-                }
+                None => Err(ConnectError::new(&target, ConnectErrorKind::Declined)),
             };
             inner.end_factory(factory, true);
             finish(outcome);

@@ -63,8 +63,8 @@ impl Port {
         self.listening.address.clone()
     }
 
-    /// Closes the port at once; connections accepted through it live on. The Deferred fires when the port number
-    /// is free.
+    /// Closes the port at once; connections accepted through it live on. The Deferred fires when the port
+    /// number is free.
     pub fn stop_listening(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.handle);
         if let Some(inner) = self.handle.inner() {
@@ -307,15 +307,9 @@ impl Inner {
 
     /// Has a port's factory build a protocol.
     #[cfg(unix)]
-    pub(crate) fn build_for(
-        &self,
-        port: &Port,
-        address: Address,
-        local: Address,
-    ) -> Option<Box<dyn Protocol>> {
+    pub(crate) fn build_for(&self, port: &Port, mut peer: Peer) -> Option<Box<dyn Protocol>> {
         let listening = &port.listening;
-        let peer =
-            Peer { address, local, port: Some(listening.address.clone()), reactor: self.handle.clone() };
+        peer.port = Some(listening.address.clone());
         let built = self.with_factory(listening, |factory| factory.build(peer));
         self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         built.flatten()

@@ -9,6 +9,7 @@ use socket2::Socket;
 
 use super::super::datagram::{self, DatagramsSent};
 use super::super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
+use super::super::rights;
 use super::super::unix::{self, SocketFile};
 use super::pipe::Pipe;
 use super::{Interest, Kind, PollDriver};
@@ -149,7 +150,7 @@ impl PollDriver {
 
     /// Reads once. One message of the peer's ends the read, so there is no budget to keep.
     pub(super) fn receive_passed(&mut self, stream: Token, scratch: &mut [u8]) -> io::Result<Received> {
-        let result = self.with_socket(stream, |socket| unix::receive(socket, scratch));
+        let result = self.with_socket(stream, |socket| rights::receive(socket, scratch));
         self.stats.receives += 1;
         let (bytes, descriptors) = result?;
         self.stats.bytes_received += bytes as u64;
