@@ -24,6 +24,8 @@ use super::ops::{self, Sink};
 use super::options::{ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 #[cfg(not(unix))]
 use super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
+#[cfg(unix)]
+use super::rights::Received;
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
@@ -102,7 +104,7 @@ type ReadOutcome = Result<(Token, usize), (Token, io::Error)>;
 enum GoneOn<'b> {
     Read(ReadOutcome),
     #[cfg(unix)]
-    Passed(Token, unix::Received),
+    Passed(Token, Received),
     Completed(Completion<'b>),
     Over,
 }
@@ -246,7 +248,7 @@ impl PollDriver {
                 Some(turn) => match self.go_on(turn, scratch) {
                     GoneOn::Read(outcome) => outcome,
                     #[cfg(unix)]
-                    GoneOn::Passed(stream, unix::Received { bytes, descriptors }) => {
+                    GoneOn::Passed(stream, Received { bytes, descriptors, .. }) => {
                         let data = &scratch[..bytes];
                         return Some(Completion::Passed { stream, descriptors, data });
                     }

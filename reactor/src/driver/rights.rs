@@ -14,8 +14,16 @@ use crate::sys::sigpipe::without_sigpipe;
 /// Descriptors that one message can carry: what Linux allows.
 const MAX_PASSED: usize = 253;
 
+/// What came with one message.
+pub(super) struct Received {
+    pub(super) bytes: usize,
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// Further descriptors came, but this process can have no more.
+    pub(super) has_lost_some: bool,
+}
+
 /// Receives bytes, and the descriptors that came with them.
-pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     #[cfg(not(target_vendor = "apple"))]
@@ -23,16 +31,14 @@ pub(super) fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, 
     #[cfg(target_vendor = "apple")]
     let flags = RecvFlags::empty();
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
-    if received.flags.contains(ReturnFlags::CTRUNC) {
-        log::warn!("descriptors that a peer has passed are lost: this process can have no more (ulimit -n)");
-    }
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(passed) = message {
             descriptors.extend(passed);
         }
     }
-    Ok((received.bytes, descriptors))
+    let has_lost_some = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Received { bytes: received.bytes, descriptors, has_lost_some })
 }
 
 /// Sends bytes with a descriptor on the first of them.

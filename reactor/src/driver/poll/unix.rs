@@ -4,12 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
 use super::super::datagram::{self, DatagramsSent};
 use super::super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
-use super::super::rights;
+use super::super::rights::{self, Received};
 use super::super::unix::{self, SocketFile};
 use super::pipe::Pipe;
 use super::{Interest, Kind, PollDriver};
@@ -17,6 +18,9 @@ use crate::core::address::{Address, UnixAddress};
 use crate::core::credentials::Credentials;
 use crate::core::datagrams::DatagramQueue;
 use crate::core::slots::Token;
+
+/// The same is said again after this time.
+const COMPLAINTS: Duration = Duration::from_secs(1);
 
 /// What most programs need none of.
 #[derive(Default)]
@@ -29,6 +33,8 @@ pub(super) struct UnixTables {
     files: HashMap<Token, SocketFile>,
     /// Listeners and attempts whose streams take descriptors.
     takes_descriptors: HashSet<Token>,
+    /// When it was said last that descriptors were lost.
+    complained: Option<Instant>,
 }
 
 impl UnixTables {
@@ -42,12 +48,6 @@ impl UnixTables {
         self.peers.remove(&token);
         self.takes_descriptors.remove(&token)
     }
-}
-
-/// What came with one message.
-pub(super) struct Received {
-    pub(super) bytes: usize,
-    pub(super) descriptors: Vec<OwnedFd>,
 }
 
 impl PollDriver {
@@ -152,8 +152,17 @@ impl PollDriver {
     pub(super) fn receive_passed(&mut self, stream: Token, scratch: &mut [u8]) -> io::Result<Received> {
         let result = self.with_socket(stream, |socket| rights::receive(socket, scratch));
         self.stats.receives += 1;
-        let (bytes, descriptors) = result?;
-        self.stats.bytes_received += bytes as u64;
-        Ok(Received { bytes, descriptors })
+        let received = result?;
+        self.stats.bytes_received += received.bytes as u64;
+        if received.has_lost_some {
+            let now = Instant::now();
+            let complained = self.unix.complained.replace(now);
+            if complained.is_none_or(|before| now - before > COMPLAINTS) {
+                log::warn!("descriptors that a peer passed are lost: no more can be had (ulimit -n)");
+            } else {
+                self.unix.complained = complained;
+            }
+        }
+        Ok(received)
     }
 }
