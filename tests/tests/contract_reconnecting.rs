@@ -424,3 +424,127 @@ contract! {
         assert!(client.is_err());
     }
 }
+
+/// A pool of connections: requests take turns, answers come in the order of the requests of each connection.
+mod pool {
+    use std::collections::VecDeque;
+
+    use twistor::{Connection, Resolver};
+
+    use super::*;
+
+    type Answer = Deferred<Vec<u8>, &'static str>;
+
+    /// Sends one request after the other; the server echoes 4 bytes for 4.
+    #[derive(Default)]
+    struct Requests {
+        waiting: VecDeque<Resolver<Vec<u8>, &'static str>>,
+        received: Vec<u8>,
+    }
+
+    impl Protocol for Requests {
+        fn data_received(&mut self, _: &Transport, data: &[u8]) {
+            self.received.extend_from_slice(data);
+            while self.received.len() >= 4 {
+                let answer = self.received.drain(..4).collect();
+                self.waiting.pop_front().expect("an answer to a request").resolve(Ok(answer));
+            }
+        }
+
+        fn connection_lost(&mut self, _: &Transport, _: &twistor::Reason) {
+            for waiting in self.waiting.drain(..) {
+                waiting.resolve(Err("the connection was lost"));
+            }
+        }
+    }
+
+    type Build = fn(Peer) -> Requests;
+
+    struct Pool {
+        handle: Handle,
+        clients: Vec<ReconnectingClient<Build>>,
+        next: Cell<usize>,
+    }
+
+    impl Pool {
+        fn new(handle: &Handle, size: usize) -> Self {
+            let build: Build = |_| Requests::default();
+            let start = || ReconnectingClient::builder("tcp:server:1", build).backoff(exact()).start(handle);
+            let clients = (0..size).map(|_| start().expect("a client")).collect();
+            Self { handle: handle.clone(), clients, next: Cell::new(0) }
+        }
+
+        /// The next connection in turn that is ready; else the first that will be.
+        fn connection(&self) -> Deferred<Connection<Requests>, twistor::ConnectError> {
+            let first = self.next.get();
+            self.next.set((first + 1) % self.clients.len());
+            let turn = |n| &self.clients[(first + n) % self.clients.len()];
+            // A connection that is just being lost still counts as one for a moment.
+            let is_ready = |client: &&ReconnectingClient<Build>| {
+                client.connection().is_some_and(|connection| !connection.is_closing())
+            };
+            let ready = (0..self.clients.len()).map(turn).find(is_ready);
+            ready.unwrap_or_else(|| turn(0)).when_connected()
+        }
+
+        fn request(&self, data: &'static [u8; 4]) -> Answer {
+            let (resolver, answer) = Deferred::new(&self.handle);
+            self.connection().on_done(move |_, connection| match connection {
+                Ok(connection) => {
+                    connection.post(move |requests, transport| {
+                        transport.write(data);
+                        requests.waiting.push_back(resolver);
+                    });
+                }
+                Err(_) => drop(resolver.resolve(Err("no connection"))),
+            });
+            answer
+        }
+    }
+
+    // Line 53.
+    #[test]
+    fn a_pool_of_connections_can_be_built_on_it() {
+        let (sim, server, host) = hosts();
+        let pool = Pool::new(&host.reactor(), 3);
+        let (good, bad) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let ask = |count: usize| {
+            for _ in 0..count {
+                let (good, bad) = (Rc::clone(&good), Rc::clone(&bad));
+                pool.request(b"ping").on_done(move |_, answer| match answer {
+                    Ok(answer) => {
+                        assert_eq!(answer, b"ping");
+                        good.set(good.get() + 1);
+                    }
+                    Err(_) => bad.set(bad.get() + 1),
+                });
+            }
+        };
+        // Before any is connected, and then over all of them.
+        ask(6);
+        sim.run_until("all are answered", || good.get() == 6);
+        sim.run_until("all are connected", || host.reactor().stats().connections == 3);
+        ask(30);
+        sim.run_until("all are answered", || good.get() == 36);
+        assert_eq!(server.reactor().stats().accepted, 3);
+        // One is lost: the others serve, and it comes back.
+        pool.clients[0].connection().expect("connected").abort_connection();
+        sim.run_until("it is lost", || host.reactor().stats().connections == 2);
+        ask(10);
+        sim.run_until("all are answered", || good.get() == 46);
+        sim.run_until("it is back", || server.reactor().stats().accepted == 4);
+        assert_eq!(bad.get(), 0);
+        // The server dies with requests under way, and comes back: no request is left without an answer.
+        ask(10);
+        sim.inject(Fault::crash("server"));
+        sim.run_for(SECOND);
+        sim.inject(Fault::restart("server"));
+        sim.run_until("it serves again", || {
+            ask(1);
+            good.get() > 46
+        });
+        for client in &pool.clients {
+            drop(client.stop());
+        }
+    }
+}
