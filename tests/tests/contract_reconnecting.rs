@@ -539,10 +539,11 @@ mod pool {
         sim.inject(Fault::crash("server"));
         sim.run_for(SECOND);
         sim.inject(Fault::restart("server"));
-        sim.run_until("it serves again", || {
-            ask(1);
-            good.get() > 46
-        });
+        sim.run_until("each has its answer", || good.get() + bad.get() == 56);
+        sim.run_until("it is connected again", || server.reactor().stats().accepted == 3);
+        let before = good.get();
+        ask(10);
+        sim.run_until("it serves again", || good.get() == before + 10);
         for client in &pool.clients {
             drop(client.stop());
         }
