@@ -77,7 +77,12 @@ fn main() -> Result<(), Failure> {
         [("NAME", Some(&usual_name)), ("PORT", Some("4299")), ("INTERFACE", Some("127.0.0.1"))],
     );
     init_logging();
-    let (port, interface): (u16, Ipv4Addr) = (port.parse()?, interface.parse()?);
+    let port: u16 = port.parse().map_err(|error| format!("PORT {port:?} is no port: {error}"))?;
+    let interface: Ipv4Addr =
+        interface.parse().map_err(|error| format!("INTERFACE {interface:?} is no address: {error}"))?;
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(format!("NAME {name:?} would be heard by nobody").into());
+    }
     let group = SocketAddr::from((GROUP, port));
 
     let reactor = Reactor::new()?;

@@ -8,6 +8,9 @@
 //! end; the loop could serve a thousand connections beside it. This program ends with the command's exit code.
 
 #[cfg(unix)]
+use std::io::Write;
+
+#[cfg(unix)]
 use twistor::{ExitStatus, Process, ProcessProtocol};
 
 /// Prints what the command writes, and remembers how it ended.
@@ -24,29 +27,34 @@ impl Printer {
     /// A longer line is printed in pieces, so that an output without any newline cannot fill the memory.
     const LONGEST: usize = 64 * 1024;
 
-    fn print(&mut self) {
-        println!("{}", String::from_utf8_lossy(&self.line).trim_end_matches(['\r', '\n']));
+    fn print(&mut self, process: &Process) {
+        let line = String::from_utf8_lossy(&self.line);
+        // Who read our output may be gone, as in `subprocess ls | head -1`: then there is nothing more to do.
+        if writeln!(std::io::stdout(), "{}", line.trim_end_matches(['\r', '\n'])).is_err() {
+            // It may have ended by itself.
+            let _ = process.kill();
+        }
         self.line.clear();
     }
 }
 
 #[cfg(unix)]
 impl ProcessProtocol for Printer {
-    fn out_received(&mut self, _: &Process, data: &[u8]) {
+    fn out_received(&mut self, process: &Process, data: &[u8]) {
         for piece in data.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(piece);
             if piece.ends_with(b"\n") || self.line.len() >= Self::LONGEST {
-                self.print();
+                self.print(process);
             }
         }
     }
 
-    fn process_ended(&mut self, _: &Process, status: ExitStatus) {
+    fn process_ended(&mut self, process: &Process, status: ExitStatus) {
         if !self.line.is_empty() {
             // The last line need not end with a newline.
-            self.print();
+            self.print(process);
         }
-        println!("subprocess: {}: {status}", self.name);
+        let _ = writeln!(std::io::stdout(), "subprocess: {}: {status}", self.name);
         self.outcome.set(Some(status));
     }
 }

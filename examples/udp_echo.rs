@@ -10,7 +10,12 @@
 use twistor::{Address, DatagramSocket, Reactor};
 use twistor_examples::{Failure, arguments, init_logging};
 
+/// Answers, but not what claims to come from its own port: two servers that echo, or one and a forged datagram of
+/// its own address, would keep each other busy for ever.
 fn echo(socket: &DatagramSocket, data: &[u8], from: &Address) {
+    if from.port() == socket.local_addr().port() {
+        return;
+    }
     if let Err(error) = socket.send_to(data, from) {
         log::warn!("cannot answer {from}: {error}");
     }

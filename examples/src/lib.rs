@@ -62,7 +62,10 @@ fn usage(program: &str, about: &str, expected: &[(&str, Option<&str>)]) -> Strin
             text += &format!("\n  {name}  default: {default}");
         }
     }
-    text += "\n\nAn ENDPOINT is a string such as tcp:8000, udp:8000 or tcp:8000:interface=127.0.0.1.\n";
+    text += if expected.is_empty() { "\n" } else { "\n\n" };
+    if expected.iter().any(|(name, _)| name.contains("ENDPOINT")) {
+        text += "An ENDPOINT is a string such as tcp:8000, udp:8000 or tcp:8000:interface=127.0.0.1.\n";
+    }
     text += "RUST_LOG=debug shows what happens.";
     text
 }

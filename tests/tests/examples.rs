@@ -233,6 +233,14 @@ mod all {
     }
 
     #[test]
+    fn explain_endpoints_only_where_they_take_one() {
+        for (name, takes_one) in [("udp_echo", true), ("multicast_discovery", false), ("subprocess", false)] {
+            let help = Program::start(name, &["--help"]).output.rest().join("\n");
+            assert_eq!(help.contains("An ENDPOINT is"), takes_one, "{help}");
+        }
+    }
+
+    #[test]
     fn refuse_arguments_they_do_not_know() {
         for name in ALL {
             let mut program = Program::start(name, &["--nonsense"]);
@@ -314,6 +322,21 @@ mod udp_echo {
     }
 
     #[test]
+    fn does_not_answer_its_own_port_so_that_no_two_echo_for_ever() {
+        let (mut server, address) = Program::serve("udp_echo", &[ANY_PORT]);
+        let other = UdpSocket::bind(("127.0.0.2", address.port())).expect("another host's port");
+        other.send_to(b"echo", address).expect("it goes");
+        let client = client(address);
+        client.send(b"hello").expect("it goes");
+        let mut answer = [0; 10];
+        assert_eq!(client.recv(&mut answer).expect("an answer"), 5);
+        server.signal("-TERM");
+        let served = server.output.until("udp_echo: ");
+        assert!(served.contains("2 datagrams received, 1 sent"), "{served}");
+        assert!(server.wait().success());
+    }
+
+    #[test]
     fn returns_every_datagram_and_says_how_many() {
         let (mut server, address) = Program::serve("udp_echo", &[ANY_PORT]);
         let client = client(address);
@@ -382,6 +405,19 @@ mod multicast_discovery {
         alice.output.until("found bob at ");
         bob.signal("-KILL");
         alice.output.until("bob is silent");
+    }
+
+    #[test]
+    fn an_argument_that_makes_no_sense_is_named() {
+        for (arguments, text) in [
+            (&["", "4299"][..], "NAME \"\""),
+            (&["alice", "bob"], "PORT \"bob\""),
+            (&["alice", "4299", "here"], "INTERFACE \"here\""),
+        ] {
+            let mut program = Program::start("multicast_discovery", arguments);
+            program.errors.until(text);
+            assert!(!program.wait().success());
+        }
     }
 
     #[test]
@@ -687,6 +723,15 @@ mod subprocess {
         assert_eq!(program.output.rest(), ["second", "no newline", "subprocess: sh: exit code 3"]);
         assert_eq!(program.errors.next().as_deref(), Some("error"));
         assert_eq!(program.wait().code(), Some(3));
+    }
+
+    #[test]
+    fn ends_quietly_with_who_reads_its_output() {
+        let mut program = Program::start("subprocess", &["sh", "-c", "while echo line; do :; done"]);
+        program.output.until("line");
+        program.output = Lines::of(std::io::empty());
+        assert!(!program.wait().success());
+        assert_eq!(program.errors.rest(), [""; 0]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,29 @@ impl SocketFile {
 
 impl SocketFile {
     /// Lets the file be.
+    /// Gives it a mode: the file that was bound, not what somebody may have put in its place meanwhile.
+    #[cfg(target_os = "linux")]
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        use rustix::fs::{Mode, OFlags};
+
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        if (metadata.dev(), metadata.ino()) != (self.device, self.inode) || !metadata.file_type().is_socket()
+        {
+            return Err(io::Error::other("the socket file is not there any more"));
+        }
+        // A descriptor of this kind has no other way to its file.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    /// Gives it a mode.
+    #[cfg(not(target_os = "linux"))]
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+    }
+
     pub(super) fn keep(mut self) {
         self.inode = NO_INODE;
     }
@@ -239,7 +264,7 @@ fn bind(
     }
     let file = SocketFile::of(path)?;
     if let Some(mode) = mode {
-        named("mode", fs::set_permissions(path, Permissions::from_mode(mode)))?;
+        named("mode", file.set_mode(mode))?;
     }
     Ok(Some(file))
 }

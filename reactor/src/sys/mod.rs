@@ -18,6 +18,8 @@ pub(crate) mod inherit;
 #[cfg(unix)]
 pub(crate) mod inherited;
 #[cfg(unix)]
+pub(crate) mod log_file;
+#[cfg(unix)]
 pub(crate) mod notify;
 #[cfg(unix)]
 pub(crate) mod pidfile;

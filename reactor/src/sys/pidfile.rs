@@ -19,6 +19,8 @@ use rustix::io::Errno;
 /// How long a process that is about to end, or to say who it is, may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long a pidfile can be, in bytes. A longer file is something else.
+const MOST: usize = 32;
 
 /// A locked pidfile. Dropping it removes the file, if it is this process's, and gives up the lock.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl PidFile {
     ///
     /// # Errors
     ///
-    /// Another process holds it, or it cannot be opened.
+    /// Another process holds it, or it cannot be opened; or what is there is no pidfile, and is left alone.
     pub(crate) fn lock(path: &Path) -> io::Result<Self> {
         let fail = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot lock the pidfile {}: {error}", path.display()))
@@ -55,12 +57,17 @@ impl PidFile {
                 .truncate(false)
                 .mode(0o644)
                 // A link here may have been laid by somebody who may not write where it leads.
-                .custom_flags(libc::O_NOFOLLOW)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(path)
-                .map_err(fail)?;
+                .map_err(|error| match error.raw_os_error() {
+                    Some(libc::ELOOP) => fail(foreign("it is a symbolic link, which is not followed")),
+                    _ => fail(error),
+                })?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Its holder may have removed it just before.
                 Ok(()) if is_at(&file, path) => {
+                    // It would be written to, and removed at the end.
+                    check_contents(&file).map_err(fail)?;
                     return Ok(Self { path: path.to_owned(), file, owner: Cell::new(Owner::This) });
                 }
                 Ok(()) | Err(Errno::INTR) => {}
@@ -95,8 +102,10 @@ impl PidFile {
     pub(crate) fn write_pid(&self, pid: u32) -> io::Result<()> {
         let text = format!("{pid}\n");
         // In this order a reader never finds an empty file, nor half a number.
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)
+        let written = self.file.write_all_at(text.as_bytes(), 0);
+        written.and_then(|()| self.file.set_len(text.len() as u64)).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot write the pidfile {}: {error}", self.path.display()))
+        })
     }
 
     /// Whether it says that this process is the one.
@@ -137,9 +146,29 @@ fn in_use(path: &Path, holder: Option<u32>) -> io::Error {
     io::Error::new(ErrorKind::AddrInUse, text)
 }
 
+/// Fails unless the file is one that a pidfile may take the place of: empty, or with a number in it.
+fn check_contents(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(foreign("it is not a regular file"));
+    }
+    let mut buffer = [0; MOST];
+    let length = file.read_at(&mut buffer, 0)?;
+    // A zero is what a file may have where the power failed before its contents were on the disk.
+    let is_expected = |byte: &u8| byte.is_ascii_digit() || byte.is_ascii_whitespace() || *byte == 0;
+    if metadata.len() > MOST as u64 || !buffer[..length].iter().all(is_expected) {
+        return Err(foreign("there is a file of that name, and it is not a pidfile"));
+    }
+    Ok(())
+}
+
+fn foreign(text: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, text)
+}
+
 fn read_pid(file: &File) -> Option<u32> {
     // Others who hold the lock share the position in the file.
-    let mut buffer = [0; 32];
+    let mut buffer = [0; MOST];
     let length = file.read_at(&mut buffer, 0).ok()?;
     std::str::from_utf8(&buffer[..length]).ok()?.trim_end().parse().ok()
 }
@@ -222,6 +251,47 @@ mod tests {
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
         fs::remove_file(&target).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_pidfile_is_neither_written_to_nor_removed() {
+        let path = place("foreign");
+        for contents in ["127.0.0.1 localhost\n", "[settings]", &"1".repeat(33)] {
+            fs::write(&path, contents).unwrap();
+            let error = PidFile::lock(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), contents);
+        }
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_a_pidfile_can_have_been_is_taken_over() {
+        let path = place("old");
+        for contents in ["", "4711", " 4711 \n", "\0\0\0\0\0"] {
+            fs::write(&path, contents).unwrap();
+            PidFile::lock(&path).unwrap();
+            assert!(!path.exists());
+        }
+    }
+
+    /// Root's daemon with the wrong path had removed `/dev/null`.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_no_regular_file_is_left_alone() {
+        let path = place("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let error = PidFile::lock(&path).unwrap_err().to_string();
+        assert!(error.ends_with("it is not a regular file"), "{error}");
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

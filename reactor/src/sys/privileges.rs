@@ -35,6 +35,12 @@ impl Identity {
         self.gid
     }
 
+    /// Whether this process has this user already, so that nothing is given up.
+    pub(crate) fn is_this_process(&self) -> bool {
+        // SAFETY: the call touches no memory.
+        self.uid == unsafe { libc::geteuid() }
+    }
+
     /// Becomes this user and group, with all threads, and checks that there is no way back.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Where a daemon's log goes: [`Log`], and the small logger behind it.
 
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Metadata, Record};
 
-use crate::sys::privileges::{self, Identity};
+use crate::sys::log_file;
+use crate::sys::privileges::Identity;
 
 /// Where a daemon's log goes.
 ///
-/// Lines look like `2026-03-01T09:30:00.250Z WARN echo: no space left`; for the journal, which has times of
-/// its own, like
-/// `<4>echo: no space left`.
+/// Lines look like `2026-03-01T09:30:00.250Z WARN echo::store: no space left`, with the place that logged it
+/// (`log::Record::target`); for the journal, which has times of its own, like `<4>echo::store: no space left`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Log {
@@ -26,6 +26,9 @@ pub enum Log {
     Stderr,
     /// Appended to a file, which is opened again at SIGHUP and at
     /// [`DaemonHandle::reload`](crate::DaemonHandle::reload): so it can be moved away, as `logrotate` does.
+    ///
+    /// Where root opens it for [`Daemon::user`](crate::Daemon::user) it is given to that user, and a symbolic
+    /// link is followed only if nobody but root can have made it.
     File(PathBuf),
     /// To the standard error, always with priorities.
     Journal,
@@ -125,13 +128,7 @@ fn open(path: &Path, owner: Option<&Identity>) -> io::Result<File> {
     let fail = |error: io::Error| {
         io::Error::new(error.kind(), format!("cannot open the log file {}: {error}", path.display()))
     };
-    let file = OpenOptions::new().create(true).append(true).open(path).map_err(fail)?;
-    if let Some(owner) = owner
-        && let Err(error) = privileges::give(&file, owner)
-    {
-        log::debug!("cannot give the log file {} away: {error}", path.display());
-    }
-    Ok(file)
+    log_file::open(path, owner).map_err(fail)
 }
 
 fn line(record: &Record<'_>, now: SystemTime) -> String {
