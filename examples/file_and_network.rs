@@ -10,8 +10,11 @@
 //! loop. Both tell of their progress, in the order in which it happens. Without arguments it makes a file of
 //! 64 MiB and a server that answers, in this program.
 
+use std::cell::Cell;
+use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use twistor::{AsyncFile, Handle, Protocol, Reactor, Reason, Transport};
@@ -24,6 +27,16 @@ const REQUESTS: u32 = 10;
 const PIECE: usize = 256 * 1024;
 /// The file that is made where none is given.
 const SIZE: usize = 64 << 20;
+
+thread_local! {
+    /// Something went wrong, and the program says so at its end.
+    static FAILED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn complain(error: &dyn Display) {
+    eprintln!("file_and_network: {error}");
+    FAILED.set(true);
+}
 
 /// Task A: reads a file from its beginning to its end, and tells of every tenth of it.
 fn read(file: &AsyncFile, size: u64) {
@@ -38,7 +51,7 @@ fn read(file: &AsyncFile, size: u64) {
     });
     reading.on_done(|_, outcome| match outcome {
         Ok(count) => println!("file: all {count} bytes read"),
-        Err(error) => eprintln!("file_and_network: {error}"),
+        Err(error) => complain(&error),
     });
 }
 
@@ -47,9 +60,9 @@ fn read_path(reactor: &Handle, path: &Path) {
     reactor.open_file(path, OpenOptions::new().read(true)).on_done(|_, file| match file {
         Ok(file) => file.len().on_done(move |_, size| match size {
             Ok(size) => read(&file, size),
-            Err(error) => eprintln!("file_and_network: {error}"),
+            Err(error) => complain(&error),
         }),
-        Err(error) => eprintln!("file_and_network: {error}"),
+        Err(error) => complain(&error),
     });
 }
 
@@ -83,7 +96,7 @@ fn start(reactor: &Handle, path: &Path, endpoint: &str) {
     let client = LineProtocol::new(Client { request: 1 });
     reactor.connect_protocol(endpoint, client).on_done(|_, outcome| {
         if let Err(error) = outcome {
-            eprintln!("file_and_network: {error}");
+            complain(&error);
         }
     });
 }
@@ -108,7 +121,7 @@ impl Drop for Made {
     }
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<ExitCode, Failure> {
     let about = "Reads FILE and makes requests at ENDPOINT, both at the same time.";
     let defaults = [("FILE", Some("made")), ("ENDPOINT", Some("built-in"))];
     let [file, endpoint] = arguments("file_and_network", about, defaults);
@@ -127,7 +140,7 @@ fn main() -> Result<(), Failure> {
         let made = Made(path.clone());
         reactor.write_file(&path, vec![7; SIZE]).on_done(move |reactor, outcome| match outcome {
             Ok(()) => start(reactor, &path, &endpoint),
-            Err(error) => eprintln!("file_and_network: {error}"),
+            Err(error) => complain(&error),
         });
         Some(made)
     } else {
@@ -135,5 +148,6 @@ fn main() -> Result<(), Failure> {
         None
     };
     // Until the file is read, and the connection is over.
-    Ok(reactor.run_until_idle()?)
+    reactor.run_until_idle()?;
+    Ok(if FAILED.get() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1232,7 +1232,7 @@ mod file_and_network {
         let errors = program.errors.rest();
         assert!(errors.iter().any(|line| line.contains("cannot open \"/no/such/file\"")), "{errors:#?}");
         assert!(errors.iter().any(|line| line.contains("refused")), "{errors:#?}");
-        program.wait();
+        assert!(!program.wait().success());
     }
 }
 
