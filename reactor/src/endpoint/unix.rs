@@ -85,6 +85,12 @@ impl UnixListen {
         &self.spec.address
     }
 
+    /// All options at once.
+    pub(super) fn options(mut self, options: UnixOptions) -> Self {
+        self.spec.options = options;
+        self
+    }
+
     pub(crate) fn spec(&self) -> &UnixListenSpec {
         &self.spec
     }
@@ -174,6 +180,12 @@ impl UnixConnect {
     #[must_use]
     pub fn address(&self) -> &UnixAddress {
         &self.spec.address
+    }
+
+    /// All options at once.
+    pub(super) fn options(mut self, options: UnixOptions) -> Self {
+        self.spec.options = options;
+        self
     }
 
     pub(crate) fn spec(&self) -> &UnixConnectSpec {

@@ -5,6 +5,7 @@ use super::limits;
 use super::parse::{EndpointString, Fields, Form};
 use super::unix::{UnixConnect, UnixListen};
 use crate::core::address::UnixAddress;
+use crate::driver::options::UnixOptions;
 
 const LISTEN: Form = Form {
     args: &["address"],
@@ -28,15 +29,7 @@ pub(super) fn listen(endpoint: EndpointString<'_>) -> Result<UnixListen, Endpoin
     if let Some(connections) = fields.number("backlog", &limits::BACKLOG)? {
         unix = unix.backlog(connections);
     }
-    if let Some(on) = fields.yes_no("descriptors")? {
-        unix = unix.descriptors(on);
-    }
-    if let Some(bytes) = fields.number("recv_buffer", &limits::BUFFER)? {
-        unix = unix.recv_buffer(bytes);
-    }
-    if let Some(bytes) = fields.number("send_buffer", &limits::BUFFER)? {
-        unix = unix.send_buffer(bytes);
-    }
+    unix = unix.options(options(&mut fields)?);
     unix.check_values().map_err(|complaint| fields.error(complaint))?;
     Ok(unix)
 }
@@ -51,17 +44,18 @@ pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<UnixConnect, Endpo
     if let Some(timeout) = fields.seconds("timeout", &limits::CONNECT_TIMEOUT)? {
         unix = unix.timeout(timeout);
     }
-    if let Some(on) = fields.yes_no("descriptors")? {
-        unix = unix.descriptors(on);
-    }
-    if let Some(bytes) = fields.number("recv_buffer", &limits::BUFFER)? {
-        unix = unix.recv_buffer(bytes);
-    }
-    if let Some(bytes) = fields.number("send_buffer", &limits::BUFFER)? {
-        unix = unix.send_buffer(bytes);
-    }
+    unix = unix.options(options(&mut fields)?);
     unix.check_values().map_err(|complaint| fields.error(complaint))?;
     Ok(unix)
+}
+
+/// What both ends of a stream can be given.
+fn options(fields: &mut Fields<'_>) -> Result<UnixOptions, EndpointError> {
+    Ok(UnixOptions {
+        descriptors: fields.yes_no("descriptors")?.unwrap_or(false),
+        recv_buffer: fields.number("recv_buffer", &limits::BUFFER)?,
+        send_buffer: fields.number("send_buffer", &limits::BUFFER)?,
+    })
 }
 
 pub(super) fn required_address(fields: &mut Fields<'_>) -> Result<UnixAddress, EndpointError> {

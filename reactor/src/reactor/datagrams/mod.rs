@@ -6,13 +6,16 @@
 //! Invariant: whatever is queued is offered to the driver before the loop waits, unless the driver said that
 //! it takes no more.
 
+mod appetite;
+mod receiving;
+mod sending;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
 
 use crate::core::address::{Address, UnixAddress};
 use crate::core::datagrams::DatagramQueue;
@@ -20,8 +23,8 @@ use crate::core::multicast::MulticastInterface;
 use crate::core::slots::Token;
 use crate::core::stalled::Stalled;
 use crate::datagram::DatagramProtocol;
+use crate::driver::Interest;
 use crate::driver::options::{DatagramOption, DatagramSpec, UnixDatagramSpec};
-use crate::driver::{BATCH, DatagramBatch, DatagramsSent, Interest};
 use crate::endpoint::{
     DatagramConnectEndpoint, DatagramEndpoint, DatagramLimits, IntoDatagramConnectEndpoint,
     IntoDatagramEndpoint,
@@ -33,19 +36,12 @@ use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::DelayedCall;
 use crate::reactor::watchdog::Hook;
+use appetite::Appetite;
 
 /// The most that fits into a datagram: 65535 bytes less the headers of IP and UDP.
 const LONGEST_V4: usize = 65_507;
 /// The header of IPv6 does not count itself.
 const LONGEST_V6: usize = 65_527;
-/// The smallest batch: the room for one more tells whether there is one more.
-const SMALLEST_BATCH: usize = 2;
-/// Datagrams that are received singly before the next batch is tried.
-const MOST_SINGLES: u32 = 16;
-/// Failures to send whose hooks have not been called yet; more are only counted.
-const FAILURES: usize = 64;
-/// How long a socket rests when the system has no memory for more datagrams, and will not say when it has.
-const REST: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -100,40 +96,6 @@ struct Outcome {
     /// Were refused, and nobody is told of each.
     refused: u64,
     failed: Vec<(Option<Address>, io::Error)>,
-}
-
-/// How many datagrams the next receive should ask for.
-///
-/// To ask for many costs more than to ask for one, and one is what most sockets have most of the time. So
-/// after a batch of one, some datagrams are received singly before a batch is tried again: one, then two,
-/// then four, …
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Appetite {
-    batch: usize,
-    /// Datagrams still to be received singly.
-    singles: u32,
-    /// How many there were to be, when that began.
-    span: u32,
-}
-
-impl Appetite {
-    const NEW: Self = Self { batch: SMALLEST_BATCH, singles: 0, span: 0 };
-
-    fn wanted(self) -> usize {
-        if self.singles > 0 { 1 } else { self.batch }
-    }
-
-    /// After a receive that brought `count` of `wanted`.
-    fn after(self, wanted: usize, count: usize) -> Self {
-        if wanted == 1 {
-            return Self { singles: self.singles.saturating_sub(1), ..self };
-        }
-        if count > 1 {
-            return Self { batch: (2 * count).clamp(SMALLEST_BATCH, BATCH), ..Self::NEW };
-        }
-        let span = (2 * self.span).clamp(1, MOST_SINGLES);
-        Self { batch: SMALLEST_BATCH, singles: span, span }
-    }
 }
 
 /// A datagram that arrived and was not delivered, because the socket was paused in the middle of a batch.
@@ -770,334 +732,6 @@ impl Inner {
         }
     }
 
-    /// The driver has something to say about a socket.
-    #[cold]
-    pub(crate) fn datagrams_ready(
-        &self,
-        token: Token,
-        readable: bool,
-        writable: bool,
-        error: Option<io::Error>,
-    ) {
-        let Some(socket) = self.datagrams(token) else {
-            Counters::bump(&self.counters.stale);
-            return;
-        };
-        let mail = &*socket.mail;
-        if writable && mail.sending.get() == Sending::Blocked {
-            mail.sending.set(Sending::Free);
-        }
-        // From here on, nobody needs to be told that there is something to send.
-        let attended = mail.attended.replace(true);
-        self.start_datagrams(&socket);
-        if let Some(error) = error {
-            self.datagram_error(&socket, error);
-        }
-        if readable {
-            self.receive_datagrams(&socket);
-        }
-        self.look_after_datagrams(&socket);
-        mail.attended.set(attended);
-        if self.has_untold_failures(mail) {
-            self.attend_datagrams(mail);
-        }
-    }
-
-    fn receive_datagrams(&self, socket: &DatagramSocket) {
-        let mail = &*socket.mail;
-        self.deliver_held(socket);
-        let mut batch = self.datagram_batch.take().unwrap_or_else(|| Box::new(DatagramBatch::new()));
-        let mut left = self.config.budgets.datagrams;
-        while left > 0 && mail.state.get() == State::Open {
-            let wanted = mail.appetite.get().wanted().min(left);
-            let received = self.driver.borrow_mut().receive_datagrams(
-                mail.token,
-                &mut batch,
-                wanted,
-                mail.limits.max_datagram,
-            );
-            match received {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    left -= 1;
-                    self.datagram_error(socket, error);
-                    continue;
-                }
-            }
-            let count = batch.len();
-            mail.appetite.set(mail.appetite.get().after(wanted, count));
-            left = left.saturating_sub(count.max(1));
-            self.deliver_batch(socket, &batch);
-            self.flush_datagrams(socket);
-            // What is left after a single one is reported again.
-            if count < wanted || wanted == 1 {
-                break;
-            }
-        }
-        self.datagram_batch.set(Some(batch));
-    }
-
-    fn deliver_batch(&self, socket: &DatagramSocket, batch: &DatagramBatch) {
-        for datagram in (0..batch.len()).filter_map(|index| batch.get(index)) {
-            let mail = &*socket.mail;
-            match mail.state.get() {
-                State::Open => {
-                    self.deliver(socket, datagram.data, datagram.from, datagram.truncated);
-                }
-                State::Paused => mail.held.borrow_mut().push_back(Held {
-                    data: datagram.data.to_vec(),
-                    from: datagram.from.clone(),
-                    truncated: datagram.truncated,
-                }),
-                State::Closed => break,
-            }
-        }
-    }
-
-    fn deliver(&self, socket: &DatagramSocket, data: &[u8], from: &Address, truncated: bool) {
-        socket.mail.count(|counts| {
-            counts.received += 1;
-            counts.truncated += u64::from(truncated);
-        });
-        Counters::bump(&self.counters.datagrams_received);
-        if truncated {
-            Counters::bump(&self.counters.datagrams_truncated);
-            self.call_datagram_hook(socket, Hook::DatagramTruncated, |protocol| {
-                protocol.datagram_truncated(socket, data, from);
-            });
-        } else {
-            self.call_datagram_hook(socket, Hook::DatagramReceived, |protocol| {
-                protocol.datagram_received(socket, data, from);
-            });
-        }
-    }
-
-    /// Delivers what a pause in the middle of a batch left over.
-    fn deliver_held(&self, socket: &DatagramSocket) {
-        while socket.is_reading() {
-            let held = socket.mail.held.borrow_mut().pop_front();
-            let Some(held) = held else { return };
-            self.deliver(socket, &held.data, &held.from, held.truncated);
-        }
-    }
-
-    /// The network, or the system, has told the socket of an error.
-    fn datagram_error(&self, socket: &DatagramSocket, error: io::Error) {
-        if is_refusal(&error) {
-            // On Windows a socket without a peer is told, too, and nobody knows of whose datagram.
-            if socket.mail.peer.is_some() {
-                socket.mail.count(|counts| counts.refused += 1);
-                self.call_datagram_hook(socket, Hook::ConnectionRefused, |protocol| {
-                    protocol.connection_refused(socket);
-                });
-            }
-        } else if error.kind() != io::ErrorKind::Interrupted {
-            self.note_failure(&socket.mail, None, error);
-        }
-    }
-
-    fn note_failure(&self, mail: &Mail, to: Option<Address>, error: io::Error) {
-        log::debug!("{}: a datagram could not be sent: {error}", mail.local);
-        mail.count(|counts| counts.failed += 1);
-        let mut failures = mail.failures.borrow_mut();
-        if failures.len() < FAILURES {
-            failures.push((to, error));
-        }
-    }
-
-    fn has_untold_failures(&self, mail: &Mail) -> bool {
-        mail.refusals.get() > 0 || !mail.failures.borrow().is_empty()
-    }
-
-    /// Offers what is queued to the driver. Calls nobody: what fails is told later.
-    fn flush_datagrams(&self, socket: &DatagramSocket) {
-        let mail = &*socket.mail;
-        if mail.sending.get() != Sending::Free || mail.state.get() == State::Closed {
-            return;
-        }
-        let mut outcome = Outcome::default();
-        let mut refused = false;
-        let mut queue = mail.queue.borrow_mut();
-        while !queue.is_empty() {
-            let left = queue.len();
-            let sent = self.driver.borrow_mut().send_datagrams(mail.token, &mut queue);
-            outcome.sent += (left - queue.len()) as u64;
-            refused &= queue.len() == left;
-            match sent {
-                Ok(DatagramsSent::All) => break,
-                Ok(DatagramsSent::Blocked) => {
-                    mail.sending.set(Sending::Blocked);
-                    break;
-                }
-                Ok(DatagramsSent::NoMemory) => {
-                    mail.sending.set(Sending::Resting);
-                    break;
-                }
-                Ok(DatagramsSent::ReceiverFull) => {
-                    self.send_singly(mail, &mut queue, &mut outcome);
-                    break;
-                }
-                // Told of this very datagram, and as true of those behind it.
-                Err(error) if is_refusal(&error) && mail.peer.is_some() && mail.family.is_unix() => {
-                    outcome.refused += std::mem::replace(&mut *queue, DatagramQueue::new()).len() as u64;
-                    mail.count(|counts| counts.refused += 1);
-                    mail.refusals.set(mail.refusals.get() + 1);
-                    break;
-                }
-                // An earlier datagram came back; the first of the queue was not looked at yet.
-                Err(error) if is_refusal(&error) && mail.peer.is_some() && !refused => {
-                    refused = true;
-                    mail.count(|counts| counts.refused += 1);
-                    mail.refusals.set(mail.refusals.get() + 1);
-                }
-                Err(error) => outcome.failed.push((queue.pop().and_then(|(to, _)| to), error)),
-            }
-        }
-        drop(queue);
-        self.book(mail, outcome);
-        if mail.sending.get() == Sending::Resting {
-            let socket = socket.clone();
-            let timer = self.handle.call_later(REST, move |handle| {
-                socket.mail.sending.set(Sending::Free);
-                if let Some(inner) = handle.inner() {
-                    inner.attend_datagrams(&socket.mail);
-                }
-            });
-            timer.unref();
-        }
-        if !mail.stalled.borrow().is_empty() {
-            self.plan_retry(socket);
-        }
-    }
-
-    /// Sends the queue of a socket without a peer, of whose receivers one has no room. What goes to such a
-    /// one is put aside, in order; what goes to others is sent.
-    #[cold]
-    fn send_singly(&self, mail: &Mail, queue: &mut DatagramQueue<Address>, outcome: &mut Outcome) {
-        let all = std::mem::replace(queue, DatagramQueue::new());
-        let mut one = DatagramQueue::new();
-        for (to, data) in all.iter() {
-            let Some(to) = to else { continue };
-            if mail.stalled.borrow().holds(to) {
-                outcome.dropped += u64::from(!self.put_aside(mail, to, data));
-                continue;
-            }
-            if mail.sending.get() != Sending::Free {
-                queue.push(Some(to.clone()), data);
-                continue;
-            }
-            one.push(Some(to.clone()), data);
-            let sent = self.driver.borrow_mut().send_datagrams(mail.token, &mut one);
-            let still_there = one.pop().is_some();
-            match sent {
-                Ok(_) if !still_there => outcome.sent += 1,
-                Ok(DatagramsSent::ReceiverFull) => {
-                    outcome.dropped += u64::from(!self.put_aside(mail, to, data));
-                }
-                Ok(DatagramsSent::NoMemory) => {
-                    mail.sending.set(Sending::Resting);
-                    queue.push(Some(to.clone()), data);
-                }
-                Ok(DatagramsSent::All | DatagramsSent::Blocked) => {
-                    mail.sending.set(Sending::Blocked);
-                    queue.push(Some(to.clone()), data);
-                }
-                Err(error) => outcome.failed.push((Some(to.clone()), error)),
-            }
-        }
-    }
-
-    /// Has a datagram wait until its receiver has room; whether there was a place for it.
-    fn put_aside(&self, mail: &Mail, to: &Address, data: &[u8]) -> bool {
-        let mut stalled = mail.stalled.borrow_mut();
-        // Counted apart from the queue: receivers without room take no place away from the others.
-        let has_place =
-            stalled.len() < mail.limits.queue && stalled.byte_count() + data.len() <= mail.limits.queue_bytes;
-        if has_place {
-            stalled.push(self.handle.now(), to, data);
-        }
-        has_place
-    }
-
-    /// Queues a datagram behind others that wait for the same receiver.
-    #[cold]
-    fn wait_for_receiver(&self, mail: &Mail, to: &Address, data: &[u8]) -> io::Result<()> {
-        if self.put_aside(mail, to, data) {
-            return Ok(());
-        }
-        mail.count(|counts| counts.dropped += 1);
-        Counters::bump(&self.counters.datagrams_dropped);
-        let text = format!("{to} takes no more, and the queue of datagrams is full: dropped");
-        Err(io::Error::new(io::ErrorKind::WouldBlock, text))
-    }
-
-    /// Has the receivers that had no room tried again when the first of them is due.
-    fn plan_retry(&self, socket: &DatagramSocket) {
-        let mail = &*socket.mail;
-        let Some(due) = mail.stalled.borrow().next_due() else { return };
-        let mut retry = mail.retry.borrow_mut();
-        match &*retry {
-            Some(timer) if timer.deadline().is_some_and(|deadline| deadline <= due) => return,
-            Some(timer) => {
-                timer.cancel();
-            }
-            None => {}
-        }
-        let socket = socket.clone();
-        let timer = self.handle.call_at(due, move |handle| {
-            if let Some(inner) = handle.inner() {
-                inner.retry_stalled(&socket);
-            }
-        });
-        timer.unref();
-        *retry = Some(timer);
-    }
-
-    fn retry_stalled(&self, socket: &DatagramSocket) {
-        let mail = &*socket.mail;
-        if !socket.is_open() {
-            return;
-        }
-        let mut outcome = Outcome::default();
-        mail.stalled.borrow_mut().retry(self.handle.now(), |queue| {
-            while !queue.is_empty() {
-                let left = queue.len();
-                let sent = self.driver.borrow_mut().send_datagrams(mail.token, queue);
-                outcome.sent += (left - queue.len()) as u64;
-                match sent {
-                    Ok(_) => break,
-                    Err(error) => outcome.failed.push((queue.pop().and_then(|(to, _)| to), error)),
-                }
-            }
-        });
-        self.book(mail, outcome);
-        self.plan_retry(socket);
-        if self.has_untold_failures(mail) {
-            self.attend_datagrams(mail);
-        }
-    }
-
-    /// Counts what became of datagrams, and keeps failures for the hooks.
-    fn book(&self, mail: &Mail, outcome: Outcome) {
-        for (to, error) in outcome.failed {
-            self.note_failure(mail, to.map(|to| plain(&to)), error);
-        }
-        mail.count(|counts| {
-            counts.sent += outcome.sent;
-            counts.dropped += outcome.dropped;
-            counts.failed += outcome.refused;
-        });
-        Counters::add(&self.counters.datagrams_sent, outcome.sent);
-        Counters::add(&self.counters.datagrams_dropped, outcome.dropped);
-    }
-
-    /// Sends what is queued, and has the driver watch for what comes next.
-    fn look_after_datagrams(&self, socket: &DatagramSocket) {
-        self.flush_datagrams(socket);
-        self.watch_datagrams(&socket.mail);
-    }
-
     /// The part of settle that is about datagrams.
     #[cold]
     pub(crate) fn settle_datagrams(&self, token: Token) {
@@ -1200,52 +834,7 @@ fn check(address: &UnixAddress) -> io::Result<()> {
     Ok(drop(address.clone()))
 }
 
-/// The address as the user knows it.
-fn plain(address: &Address) -> Address {
-    match address.socket_addr() {
-        Some(SocketAddr::V6(v6)) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::from((v4, v6.port())).into(),
-            None => address.clone(),
-        },
-        _ => address.clone(),
-    }
-}
-
 /// Whether a datagram came back because nobody takes it; Windows calls that a reset.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_are_tried_less_and_less_while_there_is_only_one() {
-        let mut appetite = Appetite::NEW;
-        let mut wanted = Vec::new();
-        for _ in 0..100 {
-            wanted.push(appetite.wanted());
-            appetite = appetite.after(appetite.wanted(), 1);
-        }
-        assert_eq!(wanted[..10], [2, 1, 2, 1, 1, 2, 1, 1, 1, 1]);
-        let tries = wanted.iter().filter(|wanted| **wanted > 1).count();
-        assert_eq!(tries, 9);
-    }
-
-    #[test]
-    fn a_batch_of_many_makes_the_next_one_larger() {
-        let mut appetite = Appetite { singles: 3, span: 16, ..Appetite::NEW };
-        let mut wanted = Vec::new();
-        for _ in 0..9 {
-            wanted.push(appetite.wanted());
-            appetite = appetite.after(appetite.wanted(), appetite.wanted());
-        }
-        assert_eq!(wanted, [1, 1, 1, 2, 4, 8, 16, 32, 32]);
-        appetite = appetite.after(32, 5);
-        assert_eq!(appetite.wanted(), 10);
-        // Everything read: the socket rests, and begins with a few.
-        appetite = appetite.after(10, 1);
-        assert_eq!((appetite.wanted(), appetite.span), (1, 1));
-    }
 }
