@@ -23,6 +23,7 @@ use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
 
+mod backlog;
 mod datagram;
 #[cfg(feature = "testing")]
 pub(crate) mod middleware;

@@ -5,6 +5,8 @@
 //! reports whatever is left. The invariant: `wanted` is what the loop asked for last and counts at once;
 //! `registered` is what the poller knows and follows at settle.
 
+mod accept;
+mod datagrams;
 #[cfg(unix)]
 mod pipe;
 #[cfg(unix)]
@@ -12,29 +14,28 @@ mod unix;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use polling::{Event, PollMode};
 use socket2::{SockRef, Socket};
 
-use super::datagram::{self, DatagramBatch, DatagramsSent};
-use super::ops::{self, Sink};
-use super::options::{ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions};
+use super::backlog::send_backlog;
+use super::ops;
+use super::options::{ConnectSpec, KeepAliveSpec, ListenSpec, TcpOptions};
 #[cfg(not(unix))]
 use super::options::{UnixConnectSpec, UnixDatagramSpec, UnixListenSpec};
 #[cfg(unix)]
 use super::rights::Received;
 use super::socket;
 use super::waiter::{Readiness, WAKE_KEY, Waiter};
-use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
+use super::{Budgets, Completion, DriverStats, Interest, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, open_reserve};
 use crate::core::address::Address;
 #[cfg(not(unix))]
 use crate::core::address::UnixAddress;
-use crate::core::datagrams::DatagramQueue;
-use crate::core::outbox::{Front, MAX_SLICES, Outbox};
+use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::random::Generator;
 use crate::core::slots::Token;
@@ -457,84 +458,6 @@ impl PollDriver {
         (source.generation == token.generation() && source.kind != Kind::Vacant).then_some(source)
     }
 
-    fn accept<'b>(&mut self, listener: Token, budget: u32) -> Option<Completion<'b>> {
-        self.turn = None;
-        let source = self.source(listener)?;
-        if !source.wanted.reads() {
-            return None;
-        }
-        let result = ops::accept(source.socket.as_ref()?);
-        self.stats.accepts += 1;
-        if budget > 1 {
-            self.turn = Some(Turn::Accept(listener, budget - 1));
-        }
-        let error = match result {
-            Ok((socket, peer)) => {
-                if self.reserve.is_none() {
-                    // Somebody else took it while there was none to spare.
-                    self.reserve = open_reserve().ok();
-                }
-                if let Some(options) = self.accept_options.get(&listener)
-                    && let Err(error) = socket::apply_to_accepted(&socket, options)
-                {
-                    log::warn!("{peer}: {error}");
-                }
-                return Some(Completion::Accepted {
-                    listener,
-                    #[cfg(unix)]
-                    stream: NewStream {
-                        socket: NewSocket::Real(socket),
-                        passes: peer.unix().is_some() && self.unix.takes_descriptors(listener),
-                        peer,
-                    },
-                    #[cfg(not(unix))]
-                    stream: NewStream { socket: NewSocket::Real(socket), peer },
-                });
-            }
-            Err(error) => error,
-        };
-        match classify(&error) {
-            AcceptError::Empty => {
-                self.turn = None;
-                None
-            }
-            AcceptError::Unlucky => Some(Completion::AcceptFailed { listener, error }),
-            AcceptError::OutOfDescriptors => {
-                self.turn = None;
-                let shed = self.shed(listener);
-                Some(Completion::Exhausted { listener, error, shed })
-            }
-            AcceptError::Other => {
-                self.turn = None;
-                Some(Completion::Exhausted { listener, error, shed: 0 })
-            }
-        }
-    }
-
-    /// Refuses waiting connections with the reserved descriptor, at most one accept budget of them.
-    fn shed(&mut self, listener: Token) -> u32 {
-        let mut shed = 0;
-        while shed < self.budgets.accept {
-            if self.reserve.take().is_none() {
-                break;
-            }
-            let Some(socket) = self.source(listener).and_then(|source| source.socket.as_ref()) else { break };
-            let accepted = ops::accept(socket);
-            self.stats.accepts += 1;
-            let refused = accepted.is_ok();
-            drop(accepted);
-            self.reserve = open_reserve().ok();
-            if !refused {
-                break;
-            }
-            shed += 1;
-        }
-        if self.reserve.is_none() {
-            self.reserve = open_reserve().ok();
-        }
-        shed
-    }
-
     fn finish_connect<'b>(&mut self, stream: Token) -> Completion<'b> {
         let address = self.targets.remove(&stream);
         let outcome = match (self.source(stream).and_then(|source| source.socket.as_ref()), address) {
@@ -701,13 +624,6 @@ impl PollDriver {
         Ok(())
     }
 
-    pub(super) fn bind_datagram(&mut self, token: Token, spec: &DatagramSpec) -> io::Result<Address> {
-        let (socket, address) = datagram::open(spec)?;
-        self.stats.others += 1;
-        self.install(token, Kind::Datagram, socket, Interest::READ)?;
-        Ok(address)
-    }
-
     #[cfg(not(unix))]
     pub(super) fn bind_unix_datagram(
         &mut self,
@@ -715,36 +631,6 @@ impl PollDriver {
         _: &UnixDatagramSpec,
     ) -> io::Result<(UnixAddress, usize)> {
         Err(no_unix_sockets())
-    }
-
-    pub(super) fn receive_datagrams(
-        &mut self,
-        token: Token,
-        batch: &mut DatagramBatch,
-        count: usize,
-        max: usize,
-    ) -> io::Result<()> {
-        let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
-        datagram::receive(socket, batch, count, max, self.batches, &mut self.stats)
-    }
-
-    pub(super) fn send_datagrams(
-        &mut self,
-        token: Token,
-        queue: &mut DatagramQueue<Address>,
-    ) -> io::Result<DatagramsSent> {
-        let socket = Self::socket(&self.sources, token).ok_or(io::ErrorKind::NotConnected)?;
-        let sent = datagram::send(socket, queue, self.budgets.write, self.batches, &mut self.stats);
-        #[cfg(unix)]
-        if let Err(error) = sent {
-            return self.send_to_successor(token, queue, error);
-        }
-        sent
-    }
-
-    pub(super) fn set_datagram_option(&mut self, token: Token, option: DatagramOption) -> io::Result<()> {
-        self.stats.others += 1;
-        self.with_socket(token, |socket| datagram::set_option(socket, option))
     }
 
     #[cfg(not(unix))]
@@ -1024,130 +910,4 @@ fn no_unix_sockets() -> io::Error {
 
 fn local_address(socket: &Socket) -> io::Result<Address> {
     Ok(ops::address(&SockRef::from(socket).local_addr()?))
-}
-
-/// Sends buffers and files until the kernel takes no more, the budget is used up or nothing is left.
-fn send_backlog(
-    sink: &impl Sink,
-    outbox: &mut Outbox,
-    pool: &Pool,
-    budget: usize,
-    stats: &mut DriverStats,
-) -> io::Result<Sent> {
-    let mut left = budget;
-    while left > 0 {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let front = outbox.front(&mut slices);
-        stats.sends += 1;
-        let (result, offered) = match front {
-            Front::Nothing => {
-                stats.sends -= 1;
-                return Ok(Sent::All);
-            }
-            Front::One(data) => (sink.send(data), data.len()),
-            Front::Many(list) => (sink.send_many(list), list.iter().map(|slice| slice.len()).sum()),
-            Front::File(range) => match sink.send_file(range, left) {
-                Ok(0) => return Err(file_too_short()),
-                Ok(sent) => {
-                    outbox.consume_file(sent, pool);
-                    stats.bytes_sent += sent;
-                    left = left.saturating_sub(sent as usize);
-                    continue;
-                }
-                Err(error) if !is_about_the_stream(&error) => {
-                    return Err(file_unreadable(&error));
-                }
-                Err(error) => (Err(error), 0),
-            },
-            #[cfg(unix)]
-            Front::Passed(descriptor, data) => match sink.send_passed(data, descriptor) {
-                Ok(sent) => {
-                    outbox.consume_passed(sent, pool);
-                    stats.bytes_sent += sent as u64;
-                    left = left.saturating_sub(sent);
-                    continue;
-                }
-                Err(error) => (Err(error), 0),
-            },
-        };
-        match result {
-            Ok(sent) => {
-                outbox.consume(sent, pool);
-                stats.bytes_sent += sent as u64;
-                left = left.saturating_sub(sent);
-                if sent < offered {
-                    return Ok(Sent::Blocked);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
-}
-
-pub(super) fn file_too_short() -> io::Error {
-    let text = "the file became shorter than the range that was to be sent";
-    io::Error::new(io::ErrorKind::UnexpectedEof, text)
-}
-
-pub(super) fn file_unreadable(error: &io::Error) -> io::Error {
-    let text = format!("the file that was to be sent cannot be read: {error}");
-    io::Error::new(io::ErrorKind::UnexpectedEof, text)
-}
-
-/// Whether sending a file failed because of the stream, not of the file.
-fn is_about_the_stream(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::WouldBlock
-            | Kind::Interrupted
-            | Kind::BrokenPipe
-            | Kind::ConnectionReset
-            | Kind::ConnectionAborted
-            | Kind::NotConnected
-            | Kind::TimedOut
-            | Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-    )
-}
-
-/// What a failed accept means for the listener.
-enum AcceptError {
-    /// Nobody is waiting.
-    Empty,
-    /// This one connection is lost.
-    Unlucky,
-    /// No descriptor is left in the process or the system.
-    #[cfg_attr(not(unix), allow(dead_code, reason = "sockets are not descriptors there"))]
-    OutOfDescriptors,
-    /// Anything else: better not tried again at once.
-    Other,
-}
-
-fn classify(error: &io::Error) -> AcceptError {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => return AcceptError::Empty,
-        io::ErrorKind::Interrupted
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown => return AcceptError::Unlucky,
-        _ => {}
-    }
-    #[cfg(unix)]
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => return AcceptError::OutOfDescriptors,
-        // Errors already pending on the new socket, which Linux passes on (accept(2)).
-        Some(libc::EPROTO | libc::ENOPROTOOPT | libc::EHOSTDOWN | libc::EOPNOTSUPP) => {
-            return AcceptError::Unlucky;
-        }
-        _ => {}
-    }
-    AcceptError::Other
 }

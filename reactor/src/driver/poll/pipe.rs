@@ -13,10 +13,11 @@ use std::sync::Arc;
 use polling::{Event, PollMode, Poller};
 use socket2::SockRef;
 
+use super::super::backlog::send_backlog;
 use super::super::ops::{self, Sink};
 use super::super::options::PipeEnds;
 use super::super::waiter::Readiness;
-use super::{Completion, Interest, Kind, PollDriver, ReadOutcome, Sent, Source, Turn, send_backlog};
+use super::{Completion, Interest, Kind, PollDriver, ReadOutcome, Sent, Source, Turn};
 use crate::core::outbox::{FileRange, Outbox};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::backlog::{file_too_short, file_unreadable};
 use super::datagram::{BATCH, DatagramBatch, DatagramsSent};
 use super::options::{
     ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec,
     UnixDatagramSpec, UnixListenSpec,
 };
-use super::poll::{file_too_short, file_unreadable};
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
 use super::{Sent, Waker, ops, socket};
 use crate::core::address::{Address, UnixAddress};
