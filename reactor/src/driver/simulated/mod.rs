@@ -34,6 +34,7 @@ pub(crate) mod network;
 pub(crate) mod raw;
 mod stream;
 mod trace;
+mod unix;
 
 use network::{HostId, Network, Owner, SocketId};
 use stream::Stage;
