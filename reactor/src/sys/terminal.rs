@@ -31,6 +31,8 @@ const PATIENCE_MS: c_int = 200;
 static TABLE: [AtomicPtr<Entry>; MAX_TERMINALS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_TERMINALS];
 /// Who looks at entries of the table now.
 static USERS: AtomicUsize = AtomicUsize::new(0);
+/// How many reasons there are for no terminal to be in raw mode now: a stop, a message of a panic, the end.
+static SUSPENSIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// What a terminal tells of the mouse.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +130,8 @@ struct Entry {
     raw: libc::termios,
     on: Vec<u8>,
     off: Vec<u8>,
+    /// Raw mode is asked for by its user.
+    is_wanted: AtomicBool,
     /// Raw mode is in effect, or about to be.
     is_entered: AtomicBool,
     /// A forked child must not restore the terminal of its parent.
@@ -185,8 +189,7 @@ impl RawMode {
     /// The terminal is gone.
     pub fn suspend(&self) -> io::Result<()> {
         self.pause()?;
-        // SAFETY: no memory is touched. All of the process group is meant, as by the terminal.
-        unsafe { libc::kill(0, libc::SIGTSTP) };
+        stop_process_group();
         self.resume()
     }
 
@@ -295,6 +298,7 @@ impl RawModeBuilder {
             raw: self.made_raw(before),
             on: self.switches.iter().flat_map(|(on, _)| on.bytes()).collect(),
             off: self.switches.iter().rev().flat_map(|(_, off)| off.bytes()).collect(),
+            is_wanted: AtomicBool::new(false),
             is_entered: AtomicBool::new(false),
             // SAFETY: no memory is touched.
             process: unsafe { libc::getpid() },
@@ -330,17 +334,45 @@ impl RawModeBuilder {
 
 impl Entry {
     fn enter(&self) -> io::Result<()> {
-        // First: whoever interrupts this has something to undo.
-        self.is_entered.store(true, SeqCst);
+        self.is_wanted.store(true, SeqCst);
+        self.apply()
+    }
+
+    fn leave(&self) -> io::Result<()> {
+        self.is_wanted.store(false, SeqCst);
+        self.apply()
+    }
+
+    fn is_due(&self) -> bool {
+        self.is_wanted.load(SeqCst) && SUSPENSIONS.load(SeqCst) == 0
+    }
+
+    /// Makes the terminal what it is to be. Safe in a signal handler.
+    ///
+    /// Two threads, or a handler and what it interrupts, may do so at a time. Each looks again after it has
+    /// set the modes, so the last one to set them leaves them right.
+    fn apply(&self) -> io::Result<()> {
+        let mut is_raw = self.is_due();
+        // Raw mode is set also where it is in effect already: something else may have ended it.
+        if !self.is_entered.swap(is_raw, SeqCst) && !is_raw {
+            return Ok(());
+        }
+        loop {
+            let result = if is_raw { self.set_raw() } else { self.set_back() };
+            if self.is_due() == is_raw {
+                return result;
+            }
+            is_raw = !is_raw;
+            self.is_entered.store(is_raw, SeqCst);
+        }
+    }
+
+    fn set_raw(&self) -> io::Result<()> {
         self.set(&self.raw)?;
         self.write(&self.on)
     }
 
-    /// Safe in a signal handler.
-    fn leave(&self) -> io::Result<()> {
-        if !self.is_entered.swap(false, SeqCst) {
-            return Ok(());
-        }
+    fn set_back(&self) -> io::Result<()> {
         let written = self.write(&self.off);
         // Reports that nobody has read would be typed into the shell.
         // SAFETY: no memory is touched.
@@ -395,43 +427,34 @@ fn check(status: c_int) -> io::Result<()> {
     if status == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Terminals that were in raw mode, as bits.
-type Places = u8;
-
-/// Does something with the entries at these places, the last first: what was entered inside another is left
-/// before it.
-fn with_entries(places: Places, mut act: impl FnMut(usize, &Entry)) {
+/// Makes all terminals of this process what they are to be, the last first: what was entered inside another
+/// is left before it.
+fn apply_all() {
     USERS.fetch_add(1, SeqCst);
     // SAFETY: no memory is touched.
     let process = unsafe { libc::getpid() };
-    for place in (0..MAX_TERMINALS).rev().filter(|place| places & (1 << place) != 0) {
+    for place in TABLE.iter().rev() {
         // SAFETY: what is in the table is not freed while somebody is counted.
-        if let Some(entry) = unsafe { TABLE[place].load(SeqCst).as_ref() }
+        if let Some(entry) = unsafe { place.load(SeqCst).as_ref() }
             && entry.process == process
         {
-            act(place, entry);
+            // There is nobody to be told.
+            let _ = entry.apply();
         }
     }
     USERS.fetch_sub(1, SeqCst);
 }
 
 /// Puts all terminals back. Safe in a signal handler.
-fn leave_all() -> Places {
-    let mut left = 0;
-    with_entries(Places::MAX, |place, entry| {
-        if entry.is_entered.load(SeqCst) {
-            left |= 1 << place;
-            // There is nobody to be told.
-            let _ = entry.leave();
-        }
-    });
-    left
+fn suspend_all() {
+    SUSPENSIONS.fetch_add(1, SeqCst);
+    apply_all();
 }
 
-fn enter_again(places: Places) {
-    with_entries(places, |_, entry| {
-        let _ = entry.enter();
-    });
+/// Undoes `suspend_all`. Safe in a signal handler.
+fn resume_all() {
+    SUSPENSIONS.fetch_sub(1, SeqCst);
+    apply_all();
 }
 
 /// Has every end of the program put the terminals back. What is set up here stays, and does nothing where no
@@ -443,10 +466,10 @@ fn prepare_for_the_end() {
         if !thread::panicking() {
             let previous = panic::take_hook();
             panic::set_hook(Box::new(move |info| {
-                let left = leave_all();
+                suspend_all();
                 previous(info);
                 if !cfg!(panic = "abort") {
-                    enter_again(left);
+                    resume_all();
                 }
             }));
         }
@@ -460,7 +483,7 @@ fn prepare_for_the_end() {
 }
 
 extern "C" fn at_exit() {
-    leave_all();
+    suspend_all();
 }
 
 /// Installs `handler` if the signal has its default effect.
@@ -473,6 +496,22 @@ fn replace_default(signal: c_int, handler: extern "C" fn(c_int)) {
         {
             install(signal, handler as *const () as libc::sighandler_t);
         }
+    }
+}
+
+/// Stops all of the process group, as the terminal does. Returns when this process goes on.
+fn stop_process_group() {
+    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: initialised actions, room for the old one; nothing else is touched. What is sent to the group may
+    // reach any thread of this process, and this one would run on for a while: here it is ignored. What is
+    // raised has its effect before the call returns.
+    unsafe {
+        if libc::sigaction(libc::SIGTSTP, ptr::null(), before.as_mut_ptr()) == 0 {
+            install(libc::SIGTSTP, libc::SIG_IGN);
+            libc::kill(0, libc::SIGTSTP);
+            libc::sigaction(libc::SIGTSTP, before.as_ptr(), ptr::null_mut());
+        }
+        libc::raise(libc::SIGTSTP);
     }
 }
 
@@ -489,7 +528,7 @@ fn install(signal: c_int, handler: libc::sighandler_t) {
 
 /// Puts the terminals back, and lets the signal have its effect.
 extern "C" fn on_ending(signal: c_int) {
-    leave_all();
+    suspend_all();
     install(signal, libc::SIG_DFL);
     // Delivered when this returns.
     // SAFETY: no memory is touched.
@@ -499,7 +538,7 @@ extern "C" fn on_ending(signal: c_int) {
 /// Puts the terminals back, stops, and sets them to raw mode when the program goes on.
 extern "C" fn on_stopping(signal: c_int) {
     let error = errno();
-    let left = leave_all();
+    suspend_all();
     install(signal, libc::SIG_DFL);
     // SAFETY: an initialised set, room for the old one; these calls are safe in a handler.
     unsafe {
@@ -512,6 +551,6 @@ extern "C" fn on_stopping(signal: c_int) {
         libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), ptr::null_mut());
     }
     install(signal, on_stopping as *const () as libc::sighandler_t);
-    enter_again(left);
+    resume_all();
     set_errno(error);
 }
