@@ -76,6 +76,7 @@ pub use log;
 pub use core::address::{Address, UnixAddress};
 #[cfg(unix)]
 pub use core::credentials::Credentials;
+pub use core::interruption::Interruption;
 pub use core::multicast::MulticastInterface;
 pub use datagram::DatagramProtocol;
 pub use net::reason::Reason;
