@@ -212,6 +212,11 @@ impl<T> Wheel<T> {
         self.timer(id).map(|timer| self.instant(timer.deadline))
     }
 
+    /// The timer's value; `None` if the id is stale.
+    pub(crate) fn value_mut(&mut self, id: TimerId) -> Option<&mut T> {
+        self.timer_mut(id)?.value.as_mut()
+    }
+
     /// Says whether the timer counts in [`referenced`](Self::referenced); `false` if the id is stale.
     pub(crate) fn set_referenced(&mut self, id: TimerId, referenced: bool) -> bool {
         let Some(timer) = self.timer_mut(id) else { return false };

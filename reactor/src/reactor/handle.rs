@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::core::address::Address;
@@ -22,7 +23,7 @@ use crate::reactor::inner::{Call, Inner, TypedCall};
 use crate::reactor::kinds::AnyFactory;
 use crate::reactor::listening::Port;
 use crate::reactor::looping::LoopingCall;
-use crate::reactor::remote::Remote;
+use crate::reactor::remote::{Inbox, Remote};
 use crate::reactor::shutdown::{ShutdownPhase, Stage};
 use crate::reactor::stats::{LagHistogram, Stats, SystemCalls};
 use crate::reactor::timers::{DelayedCall, Timer};
@@ -32,6 +33,15 @@ use crate::reactor::typed::Connection;
 thread_local! {
     /// The reactors whose `run` or `turn` is on this thread's stack, the innermost last.
     static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Queues a task that was woken, if it belongs to the reactor that runs on this thread; `inbox` says which it is.
+pub(crate) fn queue_task_if_current(inbox: &Arc<Inbox>, task: Token) -> bool {
+    let queued = CURRENT.try_with(|current| {
+        let inner = current.try_borrow().ok()?.last()?.inner()?;
+        Arc::ptr_eq(&inner.inbox, inbox).then(|| inner.queue_call(Call::Task(task)))
+    });
+    matches!(queued, Ok(Some(_)))
 }
 
 /// A reactor to work with: everything but running it.
@@ -226,7 +236,7 @@ impl Handle {
     #[must_use]
     pub fn remote(&self) -> Remote {
         match self.inner() {
-            Some(inner) => Remote { inbox: std::sync::Arc::clone(&inner.inbox) },
+            Some(inner) => Remote { inbox: Arc::clone(&inner.inbox) },
             None => Remote::dead(),
         }
     }
@@ -423,6 +433,7 @@ impl Inner {
             timeouts: counters.timeouts.get(),
             timer_calls: counters.timer_calls.get(),
             calls: counters.calls.get(),
+            polls: counters.polls.get(),
             slow_hooks: counters.slow_hooks.get(),
             datagrams_received: counters.datagrams_received.get(),
             datagrams_sent: counters.datagrams_sent.get(),
@@ -433,6 +444,7 @@ impl Inner {
             connections: self.connections.get() - self.attempts.borrow().len(),
             attempts: self.attempts.borrow().len(),
             timers: self.timers.borrow().len(),
+            tasks: self.tasks.borrow().live(),
             queued_bytes: self.pool.total(),
             bytes_received: driver.bytes_received,
             bytes_sent: driver.bytes_sent,

@@ -37,6 +37,7 @@ use crate::reactor::remote::Inbox;
 use crate::reactor::shutdown::Shutdown;
 use crate::reactor::signals::Signals;
 use crate::reactor::stats::Counters;
+use crate::reactor::task::executor::Tasks;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Watchdog;
@@ -50,6 +51,8 @@ pub(crate) enum Call {
     /// With the place that queued it, for the log.
     Plain(Box<dyn FnOnce(&Handle)>, &'static Location<'static>),
     Typed(Token, TypedCall),
+    /// A task that was woken.
+    Task(Token),
 }
 
 /// What a token names.
@@ -74,6 +77,11 @@ pub(crate) struct Inner {
     pub(crate) slots: RefCell<Slots<Slot>>,
     pub(crate) timers: RefCell<Wheel<Timer>>,
     pub(crate) calls: RefCell<Queue<Call>>,
+    pub(crate) tasks: RefCell<Tasks>,
+    /// Memory for the tasks that other threads have woken.
+    pub(crate) woken: RefCell<Vec<Token>>,
+    /// Operations that the task that is being polled may still finish in this turn.
+    pub(crate) budget: Cell<u32>,
     pub(crate) pool: Rc<Pool>,
     /// Where datagrams are received into; made when the first come, not here while hooks look at it.
     pub(crate) datagram_batch: Cell<Option<Box<DatagramBatch>>>,

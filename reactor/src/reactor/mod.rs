@@ -47,6 +47,7 @@ mod settle;
 pub(crate) mod shutdown;
 pub(crate) mod signals;
 pub(crate) mod stats;
+pub mod task;
 mod teardown;
 mod tend;
 pub(crate) mod threads;
@@ -63,6 +64,7 @@ use names::Names;
 use remote::Inbox;
 use shutdown::{Shutdown, Stage};
 use stats::Counters;
+use task::executor::Tasks;
 use watchdog::Watchdog;
 
 /// The reactor: owns the poller, the timers, the callback queue and every connection, and calls your hooks.
@@ -133,6 +135,9 @@ impl Reactor {
             slots: RefCell::new(Slots::new()),
             timers: RefCell::new(Wheel::new(now)),
             calls: RefCell::new(Queue::new()),
+            tasks: RefCell::new(Tasks::new()),
+            woken: RefCell::default(),
+            budget: Cell::new(u32::MAX),
             datagram_batch: Cell::new(None),
             pool: Pool::new(config.output),
             attention: RefCell::new(Vec::new()),

@@ -193,23 +193,28 @@ impl Inner {
         loop {
             let call = self.calls.borrow_mut().pop_before(end);
             let Some(call) = call else { break };
-            Counters::bump(&self.counters.calls);
             match call {
+                Call::Task(token) => self.run_task(token),
                 Call::Plain(call, made_at) => {
+                    Counters::bump(&self.counters.calls);
                     self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
                     self.hook_ran(Token::NOBODY, Hook::Callback);
                 }
-                Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),
+                Call::Typed(token, call) => {
+                    Counters::bump(&self.counters.calls);
+                    self.run_typed(token, Hook::Post, call);
+                }
             }
         }
     }
 
-    /// Runs the calls of other threads that are there now.
+    /// Runs the calls of other threads that are there now, and the tasks that they have woken.
     fn run_messages(&self) {
         if !self.inbox.is_pending() {
             return;
         }
-        let (messages, stop) = self.inbox.take();
+        let mut woken = self.woken.take();
+        let (messages, stop) = self.inbox.take(&mut woken);
         if stop {
             self.ask_to_stop();
         }
@@ -218,5 +223,9 @@ impl Inner {
             self.contain("a call from another thread", || message(&self.handle));
             self.hook_ran(Token::NOBODY, Hook::Callback);
         }
+        for token in woken.drain(..) {
+            self.run_task(token);
+        }
+        *self.woken.borrow_mut() = woken;
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+use crate::core::slots::Token;
 use crate::driver::Waker;
 use crate::reactor::handle::Handle;
 
@@ -24,6 +25,8 @@ mod attention {
 
 struct Messages {
     queue: VecDeque<Message>,
+    /// Tasks to be polled.
+    woken: Vec<Token>,
     /// `Remote::stop` was called.
     stop: bool,
     closed: bool,
@@ -50,7 +53,12 @@ impl Inbox {
         wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            messages: Mutex::new(Messages { queue: VecDeque::new(), stop: false, closed: false }),
+            messages: Mutex::new(Messages {
+                queue: VecDeque::new(),
+                woken: Vec::new(),
+                stop: false,
+                closed: false,
+            }),
             pending: AtomicBool::new(false),
             state: AtomicU8::new(attention::ASLEEP),
             limit,
@@ -90,6 +98,19 @@ impl Inbox {
                 return;
             }
             messages.queue.push_back(message);
+            self.pending.store(true, Ordering::SeqCst);
+        }
+        self.wake();
+    }
+
+    /// A task was woken. Nothing happens once the reactor is gone.
+    pub(crate) fn push_woken(&self, task: Token) {
+        {
+            let mut messages = self.lock();
+            if messages.closed {
+                return;
+            }
+            messages.woken.push(task);
             self.pending.store(true, Ordering::SeqCst);
         }
         self.wake();
@@ -142,10 +163,12 @@ impl Inbox {
         self.pending.load(Ordering::SeqCst)
     }
 
-    /// What has come, and whether the reactor is to stop.
-    pub(crate) fn take(&self) -> (VecDeque<Message>, bool) {
+    /// What has come, and whether the reactor is to stop. The tasks that were woken are exchanged for `woken`, which is
+    /// empty: so neither side allocates again and again.
+    pub(crate) fn take(&self, woken: &mut Vec<Token>) -> (VecDeque<Message>, bool) {
         let mut messages = self.lock();
         self.pending.store(false, Ordering::SeqCst);
+        std::mem::swap(&mut messages.woken, woken);
         (std::mem::take(&mut messages.queue), std::mem::take(&mut messages.stop))
     }
 
@@ -154,6 +177,7 @@ impl Inbox {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Waker::Nobody;
         let mut messages = self.lock();
         messages.closed = true;
+        messages.woken = Vec::new();
         std::mem::take(&mut messages.queue)
     }
 

@@ -60,6 +60,10 @@ impl Inner {
         self.shutdown.borrow().stage
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stage() != Stage::Running
+    }
+
     fn set_stage(&self, stage: Stage) {
         self.eventful.set(true);
         self.shutdown.borrow_mut().stage = stage;

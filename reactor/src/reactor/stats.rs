@@ -24,6 +24,7 @@ pub(crate) struct Counters {
     pub(crate) timeouts: Cell<u64>,
     pub(crate) timer_calls: Cell<u64>,
     pub(crate) calls: Cell<u64>,
+    pub(crate) polls: Cell<u64>,
     pub(crate) slow_hooks: Cell<u64>,
     pub(crate) datagrams_received: Cell<u64>,
     pub(crate) datagrams_sent: Cell<u64>,
@@ -83,6 +84,8 @@ pub struct Stats {
     pub timer_calls: u64,
     /// Queued callbacks that ran.
     pub calls: u64,
+    /// Times that a task was polled.
+    pub polls: u64,
     /// Times that hooks held the loop longer than the threshold.
     pub slow_hooks: u64,
     /// Datagrams received.
@@ -103,6 +106,8 @@ pub struct Stats {
     pub attempts: usize,
     /// Timers that are pending now.
     pub timers: usize,
+    /// Tasks that have not ended.
+    pub tasks: usize,
     /// Bytes queued in all outboxes now.
     pub queued_bytes: usize,
     /// Bytes received.
@@ -133,6 +138,7 @@ impl Stats {
         self.timeouts += other.timeouts;
         self.timer_calls += other.timer_calls;
         self.calls += other.calls;
+        self.polls += other.polls;
         self.slow_hooks += other.slow_hooks;
         self.datagrams_received += other.datagrams_received;
         self.datagrams_sent += other.datagrams_sent;
@@ -143,6 +149,7 @@ impl Stats {
         self.connections += other.connections;
         self.attempts += other.attempts;
         self.timers += other.timers;
+        self.tasks += other.tasks;
         self.queued_bytes += other.queued_bytes;
         self.bytes_received += other.bytes_received;
         self.bytes_sent += other.bytes_sent;

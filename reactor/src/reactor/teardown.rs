@@ -26,7 +26,7 @@ impl Inner {
             let calls = self.calls.borrow_mut().drain();
             let timers = self.timers.borrow_mut().drain();
             let loops = self.loops.take();
-            if calls.is_empty() && timers.is_empty() && loops.is_empty() {
+            if !self.drop_tasks() && calls.is_empty() && timers.is_empty() && loops.is_empty() {
                 return;
             }
             for looping in loops.iter().filter_map(Weak::upgrade) {
@@ -89,6 +89,7 @@ impl Inner {
         self.discard(kinds);
         let hooks = self.before_wait.take();
         self.discard(hooks);
+        self.drop_outcomes();
         self.drop_pending();
         self.discard(self.pool.take_spent());
         self.pool.release();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::Location;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::core::slots::Token;
@@ -21,6 +22,8 @@ pub(crate) enum Timer {
     /// A call into the protocol of a connection.
     Typed(Token, TypedCall),
     Loop(Rc<Looping>),
+    /// Somebody sleeps until then.
+    Wake(Waker),
     /// A connection's time-outs are to be looked at.
     Watch(Token),
     /// A listener has rested.
@@ -199,6 +202,9 @@ impl Inner {
                     self.run_typed(token, Hook::Timer, call);
                 }
                 Timer::Loop(looping) => looping.fire(self),
+                Timer::Wake(waker) => {
+                    self.contain("a waker", || waker.wake());
+                }
                 Timer::Watch(token) => self.deadline_passed(token),
                 Timer::AcceptAgain(token) => self.accept_again(token),
                 Timer::ConnectTimeout(attempt) => self.connect_timed_out(attempt),

@@ -4,6 +4,7 @@
 //! reading, the log names the hooks that ran in between: the slow one is among them.
 
 use std::cell::Cell;
+use std::panic::Location;
 use std::time::Duration;
 
 use crate::core::slots::Token;
@@ -30,6 +31,7 @@ pub(crate) enum Hook {
     Post,
     Timer,
     Callback,
+    Task,
     BuildProtocol,
     Started,
     DatagramReceived,
@@ -54,6 +56,7 @@ impl Hook {
             Self::Post => "posted closure",
             Self::Timer => "timer",
             Self::Callback => "callback",
+            Self::Task => "task",
             Self::BuildProtocol => "build_protocol",
             Self::Started => "started",
             Self::DatagramReceived => "datagram_received",
@@ -73,6 +76,8 @@ pub(crate) struct Watchdog {
     hooks: Cell<u64>,
     /// The last hooks, and whose they were.
     recent: [Cell<(Token, Hook)>; EVERY as usize],
+    /// Where those of them that are tasks were spawned: they may be gone by the time that they are to be named.
+    tasks: [Cell<Option<&'static Location<'static>>>; EVERY as usize],
     pass_began: Cell<u64>,
     last_reading: Cell<u64>,
     lag: [Cell<u64>; LagHistogram::BUCKETS],
@@ -86,6 +91,7 @@ impl Watchdog {
             floor: threshold.min(LagHistogram::FIRST),
             hooks: Cell::new(0),
             recent: [const { Cell::new((Token::NOBODY, Hook::Callback)) }; EVERY as usize],
+            tasks: [const { Cell::new(None) }; EVERY as usize],
             pass_began: Cell::new(0),
             last_reading: Cell::new(0),
             lag: [const { Cell::new(0) }; LagHistogram::BUCKETS],
@@ -123,6 +129,13 @@ impl Inner {
         if (count + 1).is_multiple_of(EVERY) {
             self.check_slow_hooks();
         }
+    }
+
+    /// Notes that a task was polled.
+    pub(crate) fn task_ran(&self, task: Token, spawned_at: &'static Location<'static>) {
+        let place = (self.watchdog.hooks.get() % EVERY) as usize;
+        self.watchdog.tasks[place].set(Some(spawned_at));
+        self.hook_ran(task, Hook::Task);
     }
 
     /// The pass is over but for the wait.
@@ -163,7 +176,13 @@ impl Inner {
         };
         let names: Vec<String> = (ran - since..ran)
             .map(|n| {
-                let (token, hook) = self.watchdog.recent[(n % EVERY) as usize].get();
+                let place = (n % EVERY) as usize;
+                let (token, hook) = self.watchdog.recent[place].get();
+                if let (Hook::Task, Some(spawned_at)) = (hook, self.watchdog.tasks[place].get()) {
+                    return self
+                        .task_label(token)
+                        .unwrap_or_else(|| format!("the task spawned at {spawned_at}"));
+                }
                 match self.transport(token) {
                     Some(transport) => format!("{} of {}", hook.name(), transport.peer_addr()),
                     None => hook.name().to_owned(),
