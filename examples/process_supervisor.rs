@@ -10,11 +10,10 @@
 #[cfg(unix)]
 mod supervisor {
     use std::cell::{Cell, RefCell};
-    use std::convert::Infallible;
     use std::rc::Rc;
     use std::time::{Duration, Instant};
 
-    use twistor::{Deferred, ExitStatus, Fd, Handle, Process, ProcessProtocol, Signal};
+    use twistor::{Deferred, ExitStatus, Fd, Handle, Interruption, Process, ProcessProtocol, Signal};
 
     const FIRST_WAIT: Duration = Duration::from_millis(100);
     const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -62,7 +61,7 @@ mod supervisor {
         }
 
         /// Ends the command for good; fires when it has.
-        fn stop(&self, reactor: &Handle) -> Option<Deferred<ExitStatus, Infallible>> {
+        fn stop(&self, reactor: &Handle) -> Option<Deferred<ExitStatus, Interruption>> {
             self.is_wanted.set(false);
             let process = self.process.take().filter(Process::is_running)?;
             if let Err(error) = process.signal(Signal::TERM) {
@@ -96,7 +95,7 @@ mod supervisor {
     }
 
     /// Stops all; fires when the last one is gone.
-    pub(super) fn stop_all(jobs: &[Rc<Job>], reactor: &Handle) -> Deferred<(), Infallible> {
+    pub(super) fn stop_all(jobs: &[Rc<Job>], reactor: &Handle) -> Deferred<(), Interruption> {
         let (resolver, done) = Deferred::new(reactor);
         let resolver = Rc::new(Cell::new(Some(resolver)));
         let running: Vec<_> = jobs.iter().filter_map(|job| job.stop(reactor)).collect();

@@ -89,7 +89,7 @@ pub use reactor::channel::Sender;
 pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
 pub use reactor::connecting::Connector;
 pub use reactor::datagrams::{DatagramSocket, DatagramStats};
-pub use reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
+pub use reactor::deferred::{Canceller, Deferred, Failure, MaybeDeferred, Outcome, Resolver};
 #[cfg(unix)]
 pub use reactor::descriptor::DescriptorWatch;
 pub use reactor::events::{Events, Subscription};

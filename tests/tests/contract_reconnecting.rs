@@ -433,12 +433,12 @@ mod pool {
 
     use super::*;
 
-    type Answer = Deferred<Vec<u8>, &'static str>;
+    type Answer = Deferred<Vec<u8>, String>;
 
     /// Sends one request after the other; the server echoes 4 bytes for 4.
     #[derive(Default)]
     struct Requests {
-        waiting: VecDeque<Resolver<Vec<u8>, &'static str>>,
+        waiting: VecDeque<Resolver<Vec<u8>, String>>,
         received: Vec<u8>,
     }
 
@@ -453,7 +453,7 @@ mod pool {
 
         fn connection_lost(&mut self, _: &Transport, _: &twistor::Reason) {
             for waiting in self.waiting.drain(..) {
-                waiting.resolve(Err("the connection was lost"));
+                waiting.resolve(Err("the connection was lost".to_owned()));
             }
         }
     }
@@ -496,7 +496,7 @@ mod pool {
                         requests.waiting.push_back(resolver);
                     });
                 }
-                Err(_) => drop(resolver.resolve(Err("no connection"))),
+                Err(_) => drop(resolver.resolve(Err("no connection".to_owned()))),
             });
             answer
         }

@@ -1,13 +1,14 @@
 //! Services and groups of them: started in order, stopped in reverse, each waited for.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{
-    Backoff, ClientService, Deferred, Handle, ListenService, Progress, Protocol, ReconnectingClient,
-    Resolver, Service, ServiceError, ServiceFn, ServiceGroup, ServiceId, TimerService, Transport,
+    Backoff, ClientService, Deferred, Handle, Interruption, ListenService, Progress, Protocol,
+    ReconnectingClient, Resolver, Service, ServiceError, ServiceFn, ServiceGroup, ServiceId, TimerService,
+    Transport,
 };
 use twistor_tests::{World, contract};
 
@@ -474,7 +475,7 @@ contract! {
         group.add(ServiceFn::new("unit").on_start(|_| ()).on_stop(|_| ()));
         group.add(ServiceFn::new("result").on_start(|_| Ok::<(), std::io::Error>(())));
         group.add(ServiceFn::new("deferred").on_start(|reactor| {
-            let (resolver, deferred) = Deferred::<(), Infallible>::new(reactor);
+            let (resolver, deferred) = Deferred::<(), Interruption>::new(reactor);
             resolver.resolve(Ok(()));
             deferred
         }));

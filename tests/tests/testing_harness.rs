@@ -158,7 +158,7 @@ fn a_looping_call_waits_for_the_deferred_that_it_returns() {
     let (note, begin) = (notes.clone(), clock.now());
     clock.every(10 * SECOND, move |reactor, skipped| {
         note.add(format!("{:?} {skipped}", reactor.now() - begin));
-        let (resolver, deferred) = Deferred::<(), std::fmt::Error>::new(reactor);
+        let (resolver, deferred) = Deferred::<(), String>::new(reactor);
         reactor.call_later(15 * SECOND, move |_| {
             resolver.resolve(Ok(()));
         });

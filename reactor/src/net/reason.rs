@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::timeouts::Timeout;
+use crate::core::interruption::Interruption;
 
 /// Why a connection was lost, as [`connection_lost`](crate::Protocol::connection_lost) is told.
 #[derive(Clone, Debug)]
@@ -39,6 +40,12 @@ impl Reason {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Closed)
+    }
+}
+
+impl From<Interruption> for Reason {
+    fn from(interruption: Interruption) -> Self {
+        Self::failed(interruption)
     }
 }
 

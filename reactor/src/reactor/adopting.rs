@@ -385,7 +385,7 @@ impl Inner {
         endpoint: &ConnectEndpoint,
         mut factory: Box<dyn ErasedFactory>,
         finish: Finish,
-    ) -> Option<Box<dyn FnOnce()>> {
+    ) -> Option<Box<dyn FnOnce() -> bool>> {
         let target = endpoint.to_string();
         let stream = match endpoint {
             ConnectEndpoint::Inherited(endpoint) => inherited(endpoint),
@@ -404,11 +404,12 @@ impl Inner {
                 return None;
             }
         };
-        let is_cancelled = Rc::new(Cell::new(false));
-        let cancelled = Rc::clone(&is_cancelled);
+        // Whichever comes first: that it begins, or that it is cancelled.
+        let is_decided = Rc::new(Cell::new(false));
+        let decided = Rc::clone(&is_decided);
         self.handle.call_soon(move |handle| {
             let Some(inner) = handle.inner() else { return };
-            if cancelled.get() {
+            if decided.replace(true) {
                 return finish(Err(ConnectError::new(&target, ConnectErrorKind::Cancelled)));
             }
             let outcome = match inner.build(&mut *factory, false, opened.peer()) {
@@ -422,7 +423,7 @@ impl Inner {
             inner.end_factory(factory, true);
             finish(outcome);
         });
-        Some(Box::new(move || is_cancelled.set(true)))
+        Some(Box::new(move || !is_decided.replace(true)))
     }
 }
 

@@ -87,11 +87,13 @@ impl AsyncFile {
     }
 
     /// Reads `length` bytes from `offset` on; fewer only where the file ends.
+    #[track_caller]
     pub fn read_at(&self, offset: u64, length: usize) -> Deferred<Vec<u8>, io::Error> {
         self.job("read", None, move |opened| opened.read_at(offset, length))
     }
 
     /// Writes all of `data` at `offset`.
+    #[track_caller]
     pub fn write_at(&self, offset: u64, data: impl Into<Bytes>) -> Deferred<(), io::Error> {
         let data = data.into();
         self.job("write", None, move |opened| opened.write_at(offset, &data))
@@ -99,24 +101,28 @@ impl AsyncFile {
 
     /// Reads on from where the last `read` or `write` has ended: what there is, at most `length` bytes.
     /// Nothing means the end of the file.
+    #[track_caller]
     pub fn read(&self, length: usize) -> Deferred<Vec<u8>, io::Error> {
         self.job("read", self.shared.sequence.as_ref(), move |opened| opened.read(length))
     }
 
     /// Writes all of `data` where the last `read` or `write` has ended, or at the end of a file that is
     /// opened for appending. What the file makes of it after an error, nobody knows.
+    #[track_caller]
     pub fn write(&self, data: impl Into<Bytes>) -> Deferred<(), io::Error> {
         let data = data.into();
         self.job("write", self.shared.sequence.as_ref(), move |opened| opened.write(&data))
     }
 
     /// How many bytes it has.
+    #[track_caller]
     pub fn len(&self) -> Deferred<u64, io::Error> {
         self.job("measure", self.shared.sequence.as_ref(), |opened| Ok(opened.file.metadata()?.len()))
     }
 
     /// Waits until what was written, and all about the file, is on the disk. The outcomes of `write_at` have
     /// to be awaited before.
+    #[track_caller]
     pub fn sync(&self) -> Deferred<(), io::Error> {
         self.job("sync", self.shared.sequence.as_ref(), |opened| opened.file.sync_all())
     }
@@ -139,6 +145,7 @@ impl AsyncFile {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn with<T: Send + 'static>(
         &self,
         job: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
@@ -148,6 +155,7 @@ impl AsyncFile {
 
     /// Closes it, when what was asked for before is done. Whoever asks for anything afterwards gets an error.
     /// What the system has to say about the last writes is told by [`sync`](Self::sync), not by this.
+    #[track_caller]
     pub fn close(&self) -> Deferred<(), io::Error> {
         let closing = self.job("close", self.shared.sequence.as_ref(), |opened| {
             drop(opened);
@@ -201,6 +209,7 @@ impl AsyncFile {
     /// # Ok(())
     /// # }
     /// ```
+    #[track_caller]
     pub fn read_chunks<R: MaybeDeferred + 'static>(
         &self,
         range: impl RangeBounds<u64>,
@@ -221,10 +230,9 @@ impl AsyncFile {
         let reading = Rc::new_cyclic(|weak: &Weak<Reading<R>>| {
             let weak = Weak::clone(weak);
             resolver.on_cancel(move || {
-                if let Some(reading) = weak.upgrade() {
-                    let what = Doing::new("read", &reading.file.shared.name);
-                    reading.finish(Err(what.failed(io::ErrorKind::Other, JobError::Cancelled)));
-                }
+                let Some(reading) = weak.upgrade() else { return false };
+                let what = Doing::new("read", &reading.file.shared.name);
+                reading.finish(Err(what.failed(io::ErrorKind::Other, JobError::Cancelled)))
             });
             Reading {
                 file: self.clone(),
@@ -243,6 +251,7 @@ impl AsyncFile {
         deferred
     }
 
+    #[track_caller]
     fn job<T: Send + 'static>(
         &self,
         verb: &'static str,
@@ -330,8 +339,14 @@ impl<R: MaybeDeferred + 'static> Reading<R> {
         let piece = match ahead {
             Ahead::Awaited => return *self.ahead.borrow_mut() = Ahead::Awaited,
             Ahead::There(Ok(piece)) if !piece.is_empty() => piece,
-            Ahead::There(Ok(_)) | Ahead::End => return self.finish(Ok(self.delivered.get())),
-            Ahead::There(Err(error)) => return self.finish(Err(error)),
+            Ahead::There(Ok(_)) | Ahead::End => {
+                self.finish(Ok(self.delivered.get()));
+                return;
+            }
+            Ahead::There(Err(error)) => {
+                self.finish(Err(error));
+                return;
+            }
         };
         let (Some(inner), Some(mut hook)) = (handle.inner(), self.hook.take()) else { return };
         // Fewer bytes than asked for are the last ones.
@@ -372,8 +387,9 @@ impl<R: MaybeDeferred + 'static> Reading<R> {
 }
 
 impl<R> Reading<R> {
-    fn finish(&self, outcome: io::Result<u64>) {
-        let Some(resolver) = self.resolver.take() else { return };
+    /// Ends it. False when it had ended.
+    fn finish(&self, outcome: io::Result<u64>) -> bool {
+        let Some(resolver) = self.resolver.take() else { return false };
         if let Some(reader) = self.reader.take() {
             reader.cancel();
         }
@@ -381,6 +397,6 @@ impl<R> Reading<R> {
         if let Some(inner) = self.file.shared.handle.inner() {
             inner.discard(hook);
         }
-        resolver.resolve(outcome);
+        resolver.resolve(outcome)
     }
 }

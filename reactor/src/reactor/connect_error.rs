@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use crate::core::interruption::Interruption;
 use crate::endpoint::EndpointError;
 use crate::net::reason::Reason;
 
@@ -125,6 +126,18 @@ impl fmt::Display for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_ref().map(|error| error as &(dyn Error + 'static))
+    }
+}
+
+impl From<Interruption> for ConnectError {
+    fn from(interruption: Interruption) -> Self {
+        let kind = match interruption {
+            Interruption::Cancelled => ConnectErrorKind::Cancelled,
+            Interruption::TimedOut => ConnectErrorKind::TimedOut,
+            Interruption::Panicked(_) => ConnectErrorKind::Declined,
+            Interruption::Dropped | Interruption::Empty => ConnectErrorKind::Other,
+        };
+        Self { address: "the peer".to_owned(), kind, source: Some(interruption.into()) }
     }
 }
 

@@ -88,6 +88,7 @@ impl Connector {
     }
 
     /// Starts an attempt; as [`Handle::connect`](crate::Handle::connect).
+    #[track_caller]
     pub fn connect<F: Factory>(&self, factory: F) -> Deferred<Connection<F::Protocol>, ConnectError> {
         connect(&self.handle, Ok(self.endpoint.clone()), factory)
     }
@@ -100,6 +101,7 @@ impl Connector {
 }
 
 /// Starts an attempt; every error comes through the Deferred.
+#[track_caller]
 pub(crate) fn connect<F: Factory>(
     handle: &Handle,
     endpoint: Result<ConnectEndpoint, EndpointError>,
@@ -109,6 +111,7 @@ pub(crate) fn connect<F: Factory>(
 }
 
 /// The same without the type of the protocol; `as_wanted` makes of the transport what the caller wants.
+#[track_caller]
 pub(crate) fn connect_erased<T: 'static>(
     handle: &Handle,
     endpoint: Result<ConnectEndpoint, EndpointError>,
@@ -154,7 +157,7 @@ impl Inner {
         endpoint: &ConnectEndpoint,
         factory: Box<dyn ErasedFactory>,
         finish: Finish,
-    ) -> Option<Box<dyn FnOnce()>> {
+    ) -> Option<Box<dyn FnOnce() -> bool>> {
         let spec = match endpoint {
             ConnectEndpoint::Tcp(tcp) => Spec::Tcp(tcp.spec().clone()),
             ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
@@ -190,9 +193,7 @@ impl Inner {
         self.begin_attempt(id, endpoint);
         let handle = self.handle.clone();
         Some(Box::new(move || {
-            if let Some(inner) = handle.inner() {
-                inner.abandon_attempt(id, ConnectErrorKind::Cancelled);
-            }
+            handle.inner().is_some_and(|inner| inner.abandon_attempt(id, ConnectErrorKind::Cancelled))
         }))
     }
 
@@ -202,7 +203,7 @@ impl Inner {
         arguments: &Arguments,
         factory: Box<dyn ErasedFactory>,
         finish: Finish,
-    ) -> Option<Box<dyn FnOnce()>> {
+    ) -> Option<Box<dyn FnOnce() -> bool>> {
         let progress = Rc::new(RefCell::new(Added::Waiting));
         let (arguments, seen) = (arguments.clone(), Rc::clone(&progress));
         self.handle.call_soon(move |handle| {
@@ -226,8 +227,10 @@ impl Inner {
         });
         Some(Box::new(move || {
             let before = std::mem::replace(&mut *progress.borrow_mut(), Added::Cancelled);
-            if let Added::Connecting(canceller) = before {
-                canceller.cancel();
+            match before {
+                Added::Connecting(canceller) => canceller.cancel(),
+                Added::Waiting => true,
+                Added::Cancelled => false,
             }
         }))
     }
@@ -450,11 +453,14 @@ impl Inner {
         None
     }
 
-    pub(crate) fn abandon_attempt(&self, id: AttemptId, kind: ConnectErrorKind) {
+    /// Ends an attempt for that reason. False when it has ended.
+    pub(crate) fn abandon_attempt(&self, id: AttemptId, kind: ConnectErrorKind) -> bool {
         let target = self.with_attempt(id, |attempt| attempt.target.clone());
+        let is_under_way = target.is_some();
         if let Some(target) = target {
             self.end_attempt(id, Some(ConnectError::new(target, kind)));
         }
+        is_under_way
     }
 
     pub(crate) fn connect_timed_out(&self, id: AttemptId) {

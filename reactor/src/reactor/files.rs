@@ -56,12 +56,14 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn read_file(&self, path: impl AsRef<Path>) -> Deferred<Vec<u8>, io::Error> {
         self.read_file_up_to(path, READ_LIMIT)
     }
 
     /// The content of the file at `path`; an error of the kind [`FileTooLarge`](io::ErrorKind::FileTooLarge)
     /// if that is more than so many bytes.
+    #[track_caller]
     pub fn read_file_up_to(&self, path: impl AsRef<Path>, limit: u64) -> Deferred<Vec<u8>, io::Error> {
         let path = path.as_ref().to_owned();
         let what = Doing::new("read", &path);
@@ -72,6 +74,7 @@ impl Handle {
     ///
     /// Not in one step: whoever looks meanwhile finds part of it, and so does everybody after a crash.
     /// [`replace_file`](Self::replace_file) is for what must be whole.
+    #[track_caller]
     pub fn write_file(&self, path: impl AsRef<Path>, data: impl Into<Bytes>) -> Deferred<(), io::Error> {
         let (path, data) = (path.as_ref().to_owned(), data.into());
         let what = Doing::new("write", &path);
@@ -101,6 +104,7 @@ impl Handle {
     /// std::fs::remove_file(path)
     /// # }
     /// ```
+    #[track_caller]
     pub fn replace_file(&self, path: impl AsRef<Path>, data: impl Into<Bytes>) -> Deferred<(), io::Error> {
         let (path, data) = (path.as_ref().to_owned(), data.into());
         let what = Doing::new("replace", &path);
@@ -125,6 +129,7 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn open_file(&self, path: impl AsRef<Path>, options: &OpenOptions) -> Deferred<AsyncFile, io::Error> {
         let (path, options) = (path.as_ref().to_owned(), options.clone());
         let what = Doing::new("open", &path);
@@ -154,6 +159,7 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn defer_to_file_thread<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -162,6 +168,7 @@ impl Handle {
     }
 
     /// Runs a job on the threads for files; `finish` makes the outcome of it, on the loop's thread.
+    #[track_caller]
     pub(crate) fn file_job<T: Send + 'static, U: 'static>(
         &self,
         what: Doing,
@@ -169,26 +176,17 @@ impl Handle {
         job: impl FnOnce() -> io::Result<T> + Send + 'static,
         finish: impl FnOnce(&Self, T) -> U + 'static,
     ) -> Deferred<U, io::Error> {
-        let (resolver, deferred) = Deferred::new(self);
         let Some(inner) = self.inner() else {
-            resolver.resolve(Err(what.failed(kind(&JobError::Gone), JobError::Gone)));
-            return deferred;
+            return Deferred::ready(self, Err(what.failed(kind(&JobError::Gone), JobError::Gone)));
         };
         let running = threads::defer(&inner, inner.file_pool(), sequence, job);
-        let canceller = running.canceller();
-        resolver.on_cancel(move || {
-            canceller.cancel();
-        });
-        running.on_done(move |handle, outcome| {
-            resolver.resolve(match outcome {
-                Ok(Ok(value)) => Ok(finish(handle, value)),
-                // The job's own words, where nothing is known that could be added.
-                Ok(Err(error)) if what.path.is_none() => Err(error),
-                Ok(Err(error)) => Err(what.failed(error.kind(), error)),
-                Err(error) => Err(what.failed(kind(&error), error)),
-            });
-        });
-        deferred
+        running.then(move |handle, outcome| match outcome {
+            Ok(Ok(value)) => Ok(finish(handle, value)),
+            // The job's own words, where nothing is known that could be added.
+            Ok(Err(error)) if what.path.is_none() => Err(error),
+            Ok(Err(error)) => Err(what.failed(error.kind(), error)),
+            Err(error) => Err(what.failed(kind(&error), error)),
+        })
     }
 }
 
@@ -196,7 +194,7 @@ fn kind(error: &JobError) -> io::ErrorKind {
     match error {
         JobError::Full => io::ErrorKind::ResourceBusy,
         JobError::Gone => io::ErrorKind::NotConnected,
-        JobError::Cancelled | JobError::Panicked(_) => io::ErrorKind::Other,
+        JobError::Cancelled | JobError::Panicked(_) | JobError::Interrupted(_) => io::ErrorKind::Other,
     }
 }
 

@@ -122,6 +122,7 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn connect<F: Factory>(
         &self,
         endpoint: impl IntoConnectEndpoint,
@@ -131,6 +132,7 @@ impl Handle {
     }
 
     /// Connects to `endpoint` with this one protocol.
+    #[track_caller]
     pub fn connect_protocol<P: Protocol>(
         &self,
         endpoint: impl IntoConnectEndpoint,

@@ -21,6 +21,7 @@ use crate::protocol::Protocol;
 use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::{Attempt, AttemptId};
 use crate::reactor::datagrams::DatagramSocket;
+use crate::reactor::deferred::node::Runnable;
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
 use crate::reactor::events::Subscriptions;
@@ -53,6 +54,8 @@ pub(crate) enum Call {
     Typed(Token, TypedCall),
     /// A task that was woken.
     Task(Token),
+    /// A link of a Deferred.
+    Run(Rc<dyn Runnable>),
 }
 
 /// What a token names.

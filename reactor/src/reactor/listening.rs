@@ -65,6 +65,7 @@ impl Port {
 
     /// Closes the port at once; connections accepted through it live on. The Deferred fires when the port
     /// number is free.
+    #[track_caller]
     pub fn stop_listening(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.handle);
         if let Some(inner) = self.handle.inner() {

@@ -174,6 +174,7 @@ impl LoopingCall {
     }
 
     /// Fires when the loop has stopped, or fails when the action's Deferred failed or the action panicked.
+    #[track_caller]
     pub fn finished(&self) -> Deferred<(), Box<dyn Error>> {
         let (resolver, deferred) = Deferred::new(&self.looping.handle);
         if self.is_running() {

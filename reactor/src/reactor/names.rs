@@ -201,6 +201,7 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn resolve(&self, name: &str) -> Deferred<Vec<IpAddr>, io::Error> {
         let literal = name.parse().ok();
         match (self.inner(), literal) {
@@ -219,6 +220,7 @@ impl Handle {
 
 impl Inner {
     /// The addresses of a host by its name.
+    #[track_caller]
     pub(crate) fn resolve(&self, name: &str) -> Deferred<Vec<IpAddr>, io::Error> {
         let (resolver, deferred) = Deferred::new(&self.handle);
         let by_driver = match self.config.names.source {
@@ -240,11 +242,8 @@ impl Inner {
         }
         let waiter = self.names.borrow_mut().new_id();
         let (handle, cancelled) = (self.handle.clone(), name.clone());
-        resolver.on_cancel(move || {
-            if let Some(inner) = handle.inner() {
-                inner.stop_waiting(&cancelled, waiter);
-            }
-        });
+        resolver
+            .on_cancel(move || handle.inner().is_some_and(|inner| inner.stop_waiting(&cancelled, waiter)));
         self.wait_for(name, waiter, resolver);
         deferred
     }
@@ -344,12 +343,12 @@ impl Inner {
         pool.push(job).ok()
     }
 
-    /// Somebody does not want to know any more.
-    fn stop_waiting(&self, name: &str, waiter: u64) {
+    /// Somebody does not want to know any more. False when they know.
+    fn stop_waiting(&self, name: &str, waiter: u64) -> bool {
         let (resolver, abandoned) = {
             let mut names = self.names.borrow_mut();
-            let Some(query) = names.queries.get_mut(name) else { return };
-            let Some(place) = query.waiting.iter().position(|(id, _)| *id == waiter) else { return };
+            let Some(query) = names.queries.get_mut(name) else { return false };
+            let Some(place) = query.waiting.iter().position(|(id, _)| *id == waiter) else { return false };
             let (_, resolver) = query.waiting.remove(place);
             let abandoned = query.waiting.is_empty().then(|| names.abandon(name)).flatten();
             (resolver, abandoned)
@@ -362,6 +361,7 @@ impl Inner {
             Some(Abandoned::Job(job)) => drop(job),
             None => {}
         }
+        true
     }
 
     /// A query has its answer.

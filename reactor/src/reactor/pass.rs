@@ -204,6 +204,10 @@ impl Inner {
                     Counters::bump(&self.counters.calls);
                     self.run_typed(token, Hook::Post, call);
                 }
+                Call::Run(node) => {
+                    Counters::bump(&self.counters.calls);
+                    self.run_nodes(node);
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::interruption::Interruption;
 use crate::core::slots::Token;
 use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
@@ -28,6 +29,18 @@ pub enum JobError {
     Full,
     /// The pool or the reactor is on its way out.
     Gone,
+    /// What waited for the job has ended for this reason.
+    Interrupted(Interruption),
+}
+
+impl From<Interruption> for JobError {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Cancelled => Self::Cancelled,
+            Interruption::Panicked(text) => Self::Panicked(text),
+            other => Self::Interrupted(other),
+        }
+    }
 }
 
 impl fmt::Display for JobError {
@@ -37,6 +50,7 @@ impl fmt::Display for JobError {
             Self::Cancelled => f.write_str("the job was cancelled"),
             Self::Full => f.write_str("the thread pool has as many jobs waiting as it may; try again later"),
             Self::Gone => f.write_str("the thread pool or its reactor is gone"),
+            Self::Interrupted(interruption) => write!(f, "the job: {interruption}"),
         }
     }
 }
@@ -64,6 +78,7 @@ impl Handle {
     /// reactor.run()
     /// # }
     /// ```
+    #[track_caller]
     pub fn defer_to_thread<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -80,6 +95,7 @@ impl Handle {
 
 impl ThreadPool {
     /// Runs `job` on a thread of this pool. Its result comes back through the reactor's loop.
+    #[track_caller]
     pub fn defer<T: Send + 'static>(
         &self,
         reactor: &Handle,
@@ -92,13 +108,13 @@ impl ThreadPool {
     }
 }
 
+#[track_caller]
 fn gone<T: 'static>(handle: &Handle) -> Deferred<T, JobError> {
-    let (resolver, deferred) = Deferred::new(handle);
-    resolver.resolve(Err(JobError::Gone));
-    deferred
+    Deferred::ready(handle, Err(JobError::Gone))
 }
 
 /// Runs a job on a thread of `pool`, in its order in `sequence` if it belongs to one.
+#[track_caller]
 pub(crate) fn defer<T: Send + 'static>(
     inner: &Inner,
     pool: &ThreadPool,
@@ -115,7 +131,7 @@ pub(crate) fn defer<T: Send + 'static>(
     let within = sequence.cloned();
     let token = inner.jobs.borrow_mut().insert_with(|token| {
         resolver.on_cancel(move || {
-            finish::<T>(&handle, token, Err(JobError::Cancelled));
+            let is_cancelled = finish::<T>(&handle, token, Err(JobError::Cancelled));
             // Dropped here, on the loop's thread, if it has not begun.
             let job = cancelled.get().and_then(|id| match &within {
                 Some(sequence) => sequence.take_back(id),
@@ -124,6 +140,7 @@ pub(crate) fn defer<T: Send + 'static>(
             if let Some(inner) = handle.inner() {
                 inner.discard(job);
             }
+            is_cancelled
         });
         Box::new(resolver)
     });
@@ -187,20 +204,23 @@ struct Homeward<T: Send + 'static> {
 impl<T: Send + 'static> Drop for Homeward<T> {
     fn drop(&mut self) {
         let (token, outcome) = (self.token, std::mem::replace(&mut self.outcome, Err(JobError::Gone)));
-        self.inbox.push_always(Box::new(move |handle| finish(handle, token, outcome)));
+        self.inbox.push_always(Box::new(move |handle| {
+            finish(handle, token, outcome);
+        }));
     }
 }
 
-/// Resolves the Deferred of a job, unless that was done before.
-fn finish<T: 'static>(handle: &Handle, token: Token, outcome: Result<T, JobError>) {
-    let Some(inner) = handle.inner() else { return };
+/// Resolves the Deferred of a job. False when that was done before.
+fn finish<T: 'static>(handle: &Handle, token: Token, outcome: Result<T, JobError>) -> bool {
+    let Some(inner) = handle.inner() else { return false };
     let job = inner.jobs.borrow_mut().remove(token);
-    if let Some(resolver) = job.and_then(|job| job.downcast::<Resolver<T, JobError>>().ok()) {
-        if let Err(JobError::Panicked(text)) = &outcome {
-            log::error!("a job on another thread panicked: {text}");
-        }
-        resolver.resolve(outcome);
+    let Some(resolver) = job.and_then(|job| job.downcast::<Resolver<T, JobError>>().ok()) else {
+        return false;
+    };
+    if let Err(JobError::Panicked(text)) = &outcome {
+        log::error!("a job on another thread panicked: {text}");
     }
+    resolver.resolve(outcome)
 }
 
 impl Inner {

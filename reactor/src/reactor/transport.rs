@@ -5,7 +5,6 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::fs::File;
@@ -17,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::core::address::Address;
+use crate::core::interruption::Interruption;
 use crate::core::outbox::{FileRange, SHARE_FROM};
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -73,7 +73,7 @@ pub(crate) struct Extra {
     /// Who waits until the kernel has taken the bytes up to a position.
     pub(crate) flushed: Vec<(u64, Resolver<(), Reason>)>,
     /// Who waits for the loss.
-    pub(crate) lost: Vec<Resolver<Reason, Infallible>>,
+    pub(crate) lost: Vec<Resolver<Reason, Interruption>>,
     pub(crate) relay_out: Option<Box<RelayOut>>,
     pub(crate) relay_from: Option<Transport>,
     pub(crate) timers: Vec<TimerId>,
@@ -259,6 +259,7 @@ impl Transport {
     ///
     /// A file that turns out shorter than the range ends the connection with [`Reason::Failed`], because the peer
     /// was promised more.
+    #[track_caller]
     pub fn send_file(&self, file: File, range: Range<u64>) -> Deferred<(), Reason> {
         // Offsets are signed for the kernel; what is asked for beyond is missing from every file.
         let remaining = range.end.min(i64::MAX as u64).saturating_sub(range.start);
@@ -315,6 +316,7 @@ impl Transport {
     }
 
     /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss.
+    #[track_caller]
     pub fn flushed(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
         let (position, reason, waiting) = {
@@ -335,7 +337,8 @@ impl Transport {
     }
 
     /// Fires when the connection is lost, after its protocol was told, with the reason.
-    pub fn lost(&self) -> Deferred<Reason, Infallible> {
+    #[track_caller]
+    pub fn lost(&self) -> Deferred<Reason, Interruption> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
         // Once its loss was reported, nobody finds it any more.
         let is_over = self.inner().is_none_or(|inner| inner.transport(self.0.token).is_none());
@@ -496,6 +499,7 @@ impl Transport {
     /// called. The loss of either ends both. The outcome is the number of bytes relayed, or why it broke off.
     ///
     /// Between sockets on Linux the bytes stay in the kernel (`splice`). A proxy pipes both ways.
+    #[track_caller]
     pub fn pipe(&self, target: &Transport) -> Deferred<u64, Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
         match self.inner() {

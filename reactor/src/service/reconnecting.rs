@@ -1,13 +1,13 @@
 //! A client that stays connected: [`ReconnectingClient`].
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::core::interruption::Interruption;
 use crate::endpoint::{ConnectEndpoint, EndpointError, IntoConnectEndpoint};
 use crate::net::reason::Reason;
 use crate::protocol::{Factory, SharedFactory};
@@ -179,7 +179,7 @@ struct Shared<F: Factory> {
     state: RefCell<State<F>>,
     failures: RefCell<u32>,
     waiting: RefCell<Vec<Resolver<Connection<F::Protocol>, ConnectError>>>,
-    stopped: RefCell<Vec<Resolver<(), Infallible>>>,
+    stopped: RefCell<Vec<Resolver<(), Interruption>>>,
 }
 
 enum State<F: Factory> {
@@ -223,6 +223,7 @@ impl<F: Factory> ReconnectingClient<F> {
 
     /// The connection: now if there is one that is ready, else the next that is. An error if the client gives up or is
     /// stopped.
+    #[track_caller]
     pub fn when_connected(&self) -> Deferred<Connection<F::Protocol>, ConnectError> {
         let (resolver, deferred) = Deferred::new(&self.shared.handle);
         match &*self.shared.state.borrow() {
@@ -252,7 +253,8 @@ impl<F: Factory> ReconnectingClient<F> {
     }
 
     /// Ends it: cancels the attempt or the wait, or closes the connection in good order. Fires when nothing of it is left.
-    pub fn stop(&self) -> Deferred<(), Infallible> {
+    #[track_caller]
+    pub fn stop(&self) -> Deferred<(), Interruption> {
         let shared = &self.shared;
         let (resolver, deferred) = Deferred::new(&shared.handle);
         shared.stopped.borrow_mut().push(resolver);
@@ -356,7 +358,8 @@ impl<F: Factory> Shared<F> {
         let shared = Rc::clone(self);
         connection.lost().on_done(move |_, outcome| match outcome {
             Ok(reason) => shared.lost(&reason),
-            Err(never) => match never {},
+            // Only a reactor that goes takes its connections without a word.
+            Err(_) => log::debug!("nobody says how the connection ended"),
         });
         if self.is_stopping() {
             connection.lose_connection();

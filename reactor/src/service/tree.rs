@@ -9,6 +9,7 @@ use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::core::interruption::Interruption;
 use crate::reactor::deferred::{Canceller, Deferred, MaybeDeferred, Resolver};
 use crate::reactor::handle::Handle;
 
@@ -166,6 +167,12 @@ impl fmt::Display for ServiceError {
 
 impl Error for ServiceError {}
 
+impl From<Interruption> for ServiceError {
+    fn from(interruption: Interruption) -> Self {
+        Self::new("", "was interrupted", interruption)
+    }
+}
+
 /// A child of a group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ServiceId(u64);
@@ -294,6 +301,7 @@ impl ServiceGroup {
 
     /// Fires when a child runs, now if it does; fails if it cannot start, or is no child of the group's any
     /// more.
+    #[track_caller]
     pub fn when_running(&self, reactor: &Handle, id: ServiceId) -> Deferred<(), ServiceError> {
         let (resolver, deferred) = Deferred::new(reactor);
         let mut state = self.group.state.borrow_mut();
@@ -314,6 +322,7 @@ impl ServiceGroup {
 
     /// Stops a child and drops it. Fires when that is done; fails if it did not stop as it should, or was
     /// none.
+    #[track_caller]
     pub fn remove(&self, reactor: &Handle, id: ServiceId) -> Deferred<(), ServiceError> {
         let (resolver, deferred) = Deferred::new(reactor);
         let mut state = self.group.state.borrow_mut();
@@ -334,6 +343,7 @@ impl ServiceGroup {
 
     /// Starts all, in order. Fires when all run, or fails when one cannot start and those before it have
     /// stopped again.
+    #[track_caller]
     pub fn start(&self, reactor: &Handle) -> Deferred<(), ServiceError> {
         let (resolver, deferred) = Deferred::new(reactor);
         let mut state = self.group.state.borrow_mut();
@@ -351,6 +361,7 @@ impl ServiceGroup {
 
     /// Stops all, in reverse. Fires when all have stopped; fails when one could not, and all others have. A
     /// start that is under way is given up.
+    #[track_caller]
     pub fn stop(&self, reactor: &Handle) -> Deferred<(), ServiceError> {
         let (resolver, deferred) = Deferred::new(reactor);
         let mut state = self.group.state.borrow_mut();

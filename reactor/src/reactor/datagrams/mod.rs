@@ -331,6 +331,7 @@ impl DatagramSocket {
     /// Closes the socket. No datagram is delivered any more, also none that has arrived; what was sent before
     /// is offered to the system once more, and what it does not take is dropped and counted. The Deferred
     /// fires when the port number is free.
+    #[track_caller]
     pub fn close(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.mail.handle);
         if let Some(inner) = self.mail.handle.inner() {

@@ -24,6 +24,7 @@ fn take<T>(resolver: &Shared<T>) -> Option<Resolver<T, io::Error>> {
     resolver.borrow_mut().take()
 }
 
+#[track_caller]
 pub(super) fn output(
     handle: &Handle,
     program: String,
@@ -35,6 +36,7 @@ pub(super) fn output(
     })
 }
 
+#[track_caller]
 pub(super) fn status(
     handle: &Handle,
     program: String,
@@ -43,6 +45,7 @@ pub(super) fn status(
     run(handle, program, |resolver| start(Box::new(UntilExit { resolver })))
 }
 
+#[track_caller]
 fn run<T: 'static>(
     handle: &Handle,
     program: String,
@@ -55,10 +58,12 @@ fn run<T: 'static>(
         Ok(process) => {
             let cancelled = Rc::downgrade(&shared);
             resolver.on_cancel(move || {
-                let Some(resolver) = cancelled.upgrade().and_then(|shared| take(&shared)) else { return };
+                let Some(resolver) = cancelled.upgrade().and_then(|shared| take(&shared)) else {
+                    return false;
+                };
                 process.0.give_up(&process);
                 let text = format!("{program} was cancelled");
-                resolver.resolve(Err(io::Error::new(io::ErrorKind::Interrupted, text)));
+                resolver.resolve(Err(io::Error::new(io::ErrorKind::Interrupted, text)))
             });
             *shared.borrow_mut() = Some(resolver);
         }

@@ -282,6 +282,7 @@ impl Command {
     ///
     /// As [`spawn`](Self::spawn); or the child writes more than the [limit](Self::output_limit), and is killed for it;
     /// or it was cancelled (`Interrupted`). A child that ends with an error code is no error.
+    #[track_caller]
     pub fn output(mut self) -> Deferred<Output, io::Error> {
         self.input.get_or_insert_default();
         let (handle, program, limit) = (self.handle.clone(), self.program.clone(), self.output_limit);
@@ -295,6 +296,7 @@ impl Command {
     /// # Errors
     ///
     /// As [`spawn`](Self::spawn), or it was cancelled (`Interrupted`).
+    #[track_caller]
     pub fn status(mut self) -> Deferred<ExitStatus, io::Error> {
         self.input.get_or_insert_default();
         let (handle, program) = (self.handle.clone(), self.program.clone());

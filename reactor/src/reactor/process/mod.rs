@@ -7,12 +7,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use crate::core::interruption::Interruption;
 use crate::core::slots::{Slots, Token};
 use crate::net::reason::Reason;
 use crate::reactor::deferred::{Deferred, Resolver};
@@ -152,7 +152,7 @@ pub(crate) struct State {
     watch: RefCell<Watch>,
     referenced: Cell<bool>,
     /// Who waits for the child to be reaped.
-    exited: RefCell<Vec<Resolver<ExitStatus, Infallible>>>,
+    exited: RefCell<Vec<Resolver<ExitStatus, Interruption>>>,
 }
 
 /// The connection to one of a child's descriptors.
@@ -203,7 +203,8 @@ impl Process {
     }
 
     /// Fires when the child is reaped, after `process_exited`, with its status.
-    pub fn exited(&self) -> Deferred<ExitStatus, Infallible> {
+    #[track_caller]
+    pub fn exited(&self) -> Deferred<ExitStatus, Interruption> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
         match self.status() {
             Some(status) => drop(resolver.resolve(Ok(status))),

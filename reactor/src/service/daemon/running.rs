@@ -241,11 +241,7 @@ impl DaemonHandle {
         let daemon = self.downgrade();
         self.running.handle.on_shutdown(ShutdownPhase::Before, move |handle| {
             let stopping = daemon.upgrade().map(|daemon| daemon.stop_services());
-            stopping.unwrap_or_else(|| {
-                let (resolver, nothing) = crate::reactor::deferred::Deferred::new(handle);
-                resolver.resolve(Ok(()));
-                nothing
-            })
+            stopping.unwrap_or_else(|| crate::reactor::deferred::Deferred::ready(handle, Ok(())))
         });
         self.soon(Self::begin);
         Ok(())

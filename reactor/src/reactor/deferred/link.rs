@@ -1,0 +1,243 @@
+//! A link of a chain: a closure that makes the next outcome of the one before.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+
+use super::node::{Cancel, Consumer, Next, Node, Outer, Output, Runnable, Source, Step, run_soon};
+use super::{Deferred, Failure};
+use crate::core::interruption::Interruption;
+use crate::core::slots::Token;
+use crate::reactor::handle::Handle;
+use crate::reactor::inner::{Inner, panic_text};
+use crate::reactor::watchdog::Hook;
+
+/// What a link's closure returns: an outcome, or a Deferred that will have one.
+pub trait Outcome {
+    /// What there is if it goes well.
+    type Value;
+    /// Why not.
+    type Error;
+
+    /// Which of the two it is.
+    #[doc(hidden)]
+    fn split(self) -> Split<Self::Value, Self::Error>;
+}
+
+/// Now, or later.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Split<T, E> {
+    Now(Result<T, E>),
+    Later(Deferred<T, E>),
+}
+
+impl<T, E> Outcome for Result<T, E> {
+    type Value = T;
+    type Error = E;
+
+    fn split(self) -> Split<T, E> {
+        Split::Now(self)
+    }
+}
+
+impl<T, E> Outcome for Deferred<T, E> {
+    type Value = T;
+    type Error = E;
+
+    fn split(self) -> Split<T, E> {
+        Split::Later(self)
+    }
+}
+
+/// A link from `Result<T, E>` to `Result<U, G>`.
+struct Link<T, E, U, G, F> {
+    handle: Handle,
+    made_at: &'static Location<'static>,
+    stage: Cell<Stage<T, E, U, G, F>>,
+    output: Output<U, G>,
+}
+
+enum Stage<T, E, U, G, F> {
+    /// For the outcome of the node before it.
+    Waiting(F, Weak<dyn Cancel>),
+    /// The closure is queued; whether it was cancelled since.
+    Due(F, Result<T, E>, bool),
+    /// The closure runs; whether it was cancelled since.
+    Running(bool),
+    /// For the Deferred that the closure returned.
+    Inner(Weak<dyn Cancel>),
+    /// That has its outcome.
+    Settled(Result<U, G>),
+    Over,
+}
+
+/// Adds a link to a chain.
+pub(super) fn link<T, E, U, G, F>(
+    before: Deferred<T, E>,
+    made_at: &'static Location<'static>,
+    closure: F,
+) -> Deferred<U, G>
+where
+    T: 'static,
+    E: 'static,
+    U: 'static,
+    G: Failure,
+    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+{
+    let source = before.into_source();
+    let upstream: Rc<dyn Cancel> = source.clone();
+    let upstream = Rc::downgrade(&upstream);
+    let link = Rc::new(Link {
+        handle: source.handle().clone(),
+        made_at,
+        stage: Cell::new(Stage::Waiting(closure, upstream)),
+        output: Output::new(),
+    });
+    run_soon(&link.handle, source.attach(Consumer::Next(link.clone())));
+    Deferred::of(link)
+}
+
+impl<T, E, U, G, F> Node for Link<T, E, U, G, F> {}
+
+impl<T, E, U, G, F> Next<T, E> for Link<T, E, U, G, F>
+where
+    T: 'static,
+    E: 'static,
+    U: 'static,
+    G: Failure,
+    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+{
+    fn accept(self: Rc<Self>, outcome: Result<T, E>) -> Rc<dyn Runnable> {
+        if let Stage::Waiting(closure, _) = self.stage.replace(Stage::Over) {
+            self.stage.set(Stage::Due(closure, outcome, false));
+        }
+        self
+    }
+}
+
+impl<T, E, U, G, F> Outer<U, G> for Link<T, E, U, G, F>
+where
+    T: 'static,
+    E: 'static,
+    U: 'static,
+    G: Failure,
+    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+{
+    fn settle(self: Rc<Self>, outcome: Result<U, G>) -> Rc<dyn Runnable> {
+        self.stage.set(Stage::Settled(outcome));
+        self
+    }
+}
+
+impl<T, E, U, G, F> Runnable for Link<T, E, U, G, F>
+where
+    T: 'static,
+    E: 'static,
+    U: 'static,
+    G: Failure,
+    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+{
+    fn run(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>> {
+        let (closure, input, cancelled_before) = match self.stage.replace(Stage::Over) {
+            Stage::Due(closure, input, is_cancelled) => (closure, input, is_cancelled),
+            Stage::Settled(outcome) => return self.output.emit(outcome, &self.handle, self.made_at),
+            other => {
+                self.stage.set(other);
+                return None;
+            }
+        };
+        self.stage.set(Stage::Running(cancelled_before));
+        let made = catch_unwind(AssertUnwindSafe(|| closure(&inner.handle, input)));
+        inner.hook_ran(Token::NOBODY, Hook::Callback);
+        let is_cancelled = matches!(self.stage.replace(Stage::Over), Stage::Running(true));
+        let outcome = match made {
+            Ok(Split::Later(deferred)) => return self.wait_for(deferred, is_cancelled),
+            Ok(Split::Now(outcome)) => outcome,
+            Err(payload) => {
+                let text = panic_text(&*payload).to_owned();
+                inner.panicked(&format_args!("a link of a Deferred made at {}", self.made_at), payload);
+                Err(Interruption::Panicked(text).into())
+            }
+        };
+        let outcome = if is_cancelled {
+            // Cancelled while nothing could be done about it but to lose what the closure made.
+            inner.discard(outcome);
+            Err(Interruption::Cancelled.into())
+        } else {
+            outcome
+        };
+        self.output.emit(outcome, &self.handle, self.made_at)
+    }
+}
+
+impl<T, E, U, G, F> Link<T, E, U, G, F>
+where
+    Self: Outer<U, G>,
+    T: 'static,
+    E: 'static,
+    U: 'static,
+    G: Failure,
+    F: 'static,
+{
+    fn wait_for(self: Rc<Self>, deferred: Deferred<U, G>, is_cancelled: bool) -> Option<Rc<dyn Runnable>> {
+        let source = deferred.into_source();
+        let inside: Rc<dyn Cancel> = source.clone();
+        self.stage.set(Stage::Inner(Rc::downgrade(&inside)));
+        if is_cancelled {
+            super::node::cancel(&inside);
+        }
+        source.attach(Consumer::Outer(self))
+    }
+}
+
+impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Cancel for Link<T, E, U, G, F> {
+    fn cancel_step(self: Rc<Self>) -> Step {
+        let stage = self.stage.replace(Stage::Over);
+        let (stage, step) = match stage {
+            Stage::Waiting(closure, upstream) => {
+                let step = upstream.upgrade().map_or(Step::Over(false), Step::Ask);
+                (Stage::Waiting(closure, upstream), step)
+            }
+            Stage::Inner(inside) => {
+                let step = inside.upgrade().map_or(Step::Over(false), Step::Ask);
+                (Stage::Inner(inside), step)
+            }
+            // What the closure returns will be cancelled.
+            Stage::Due(closure, input, was_cancelled) => {
+                (Stage::Due(closure, input, true), Step::Over(!was_cancelled))
+            }
+            Stage::Running(was_cancelled) => (Stage::Running(true), Step::Over(!was_cancelled)),
+            other @ (Stage::Settled(_) | Stage::Over) => (other, Step::Over(false)),
+        };
+        self.stage.set(stage);
+        step
+    }
+
+    fn mark_cancelled(&self, is_cancelled: bool) -> bool {
+        self.output.mark_cancelled(is_cancelled)
+    }
+}
+
+impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Source<U, G> for Link<T, E, U, G, F> {
+    fn attach(&self, consumer: Consumer<U, G>) -> Option<Rc<dyn Runnable>> {
+        self.output.attach(consumer)
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Result<U, G>> {
+        self.output.poll(context)
+    }
+
+    fn abandon(&self) {
+        self.output.abandon(&self.handle, self.made_at);
+    }
+
+    fn is_pending(&self) -> bool {
+        self.output.is_pending()
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
