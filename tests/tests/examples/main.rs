@@ -1,0 +1,22 @@
+//! The example programs, run as programs and talked to as a user would.
+
+mod all;
+mod chat;
+mod daemon;
+mod echo_server;
+mod event_handlers;
+mod file_and_network;
+mod heavy_function;
+mod hosts;
+mod lease_simulation;
+mod multicast_discovery;
+mod port_forward;
+mod process_supervisor;
+mod protocol_unit_test;
+mod reconnect;
+mod stdin_and_timer;
+mod subprocess;
+mod support;
+mod timers;
+mod udp_echo;
+mod unix_echo;
