@@ -23,7 +23,7 @@ const HOSTED: [&str; 2] = ["embed_calloop", "embed_tokio"];
 
 /// Builds the examples, once, and finds one. Those that simulate are built by themselves, as are those that need other
 /// crates: the rest has to be what a user gets, without the features.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     static SERVING: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static SIMULATED: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static WITH_HOSTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
