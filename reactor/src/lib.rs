@@ -109,6 +109,7 @@ pub use reactor::shutdown::ShutdownPhase;
 #[cfg(unix)]
 pub use reactor::signals::{Signal, SignalHook};
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
+pub use reactor::stream::{ReadHalf, ServeOptions, Served, Stream, StreamProtocol, WriteHalf};
 pub use reactor::task::{self, Task, run};
 pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};

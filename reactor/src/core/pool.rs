@@ -14,6 +14,10 @@ use super::outbox::Backlog;
 pub(crate) const SEGMENT: usize = 64 * 1024;
 /// Spare segments that are kept: 2 MiB.
 const SPARE_SEGMENTS: usize = 32;
+/// Capacity of a buffer for input that is not asked to hold more.
+const INPUT: usize = 4 * 1024;
+/// Spare bytes of buffers for input that are kept: 4 MiB.
+const SPARE_INPUT: usize = 4 << 20;
 /// Spare backlogs that are kept, each with its first small segment: about 4 MiB.
 const SPARE_BACKLOGS: usize = 1024;
 
@@ -46,6 +50,11 @@ pub(crate) struct Pool {
     #[allow(clippy::vec_box, reason = "the box itself is what outboxes take and give back")]
     backlogs: RefCell<Vec<Box<Backlog>>>,
     segments: RefCell<Vec<Vec<u8>>>,
+    /// The buffer that the next input takes.
+    quick_input: Cell<Vec<u8>>,
+    inputs: RefCell<Vec<Vec<u8>>>,
+    /// The sum of the capacities of `inputs`.
+    spare_input: Cell<usize>,
     /// Shared buffers that were sent: their owners' destructors are user code, so they wait for a moment in
     /// which nothing is borrowed.
     spent: RefCell<Vec<Bytes>>,
@@ -110,6 +119,42 @@ impl Pool {
         }
     }
 
+    /// An empty buffer for input, of at least `length` bytes if it has to be made.
+    #[inline]
+    pub(super) fn input_buffer(&self, length: usize) -> Vec<u8> {
+        let quick = self.quick_input.take();
+        if quick.capacity() > 0 { quick } else { self.stored_input_buffer(length) }
+    }
+
+    fn stored_input_buffer(&self, length: usize) -> Vec<u8> {
+        let Some(buffer) = self.inputs.borrow_mut().pop() else {
+            return Vec::with_capacity(length.max(INPUT));
+        };
+        self.spare_input.set(self.spare_input.get() - buffer.capacity());
+        buffer
+    }
+
+    /// Takes a buffer for input back, and keeps it at hand unless it is huge.
+    #[inline]
+    pub(super) fn give_back_input_buffer(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == 0 || buffer.capacity() > 2 * SEGMENT {
+            return;
+        }
+        buffer.clear();
+        let previous = self.quick_input.replace(buffer);
+        if previous.capacity() > 0 {
+            self.store_input_buffer(previous);
+        }
+    }
+
+    fn store_input_buffer(&self, buffer: Vec<u8>) {
+        let spare = self.spare_input.get() + buffer.capacity();
+        if spare <= SPARE_INPUT {
+            self.spare_input.set(spare);
+            self.inputs.borrow_mut().push(buffer);
+        }
+    }
+
     pub(super) fn spend(&self, bytes: Bytes) {
         self.spent.borrow_mut().push(bytes);
     }
@@ -129,5 +174,8 @@ impl Pool {
         self.quick.take();
         self.backlogs.take();
         self.segments.take();
+        self.quick_input.take();
+        self.inputs.take();
+        self.spare_input.set(0);
     }
 }

@@ -101,6 +101,19 @@ pub(crate) enum Crossing {
     Resume,
 }
 
+/// How much output a connection takes from a writer that keeps to the marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Room {
+    /// So many bytes reach the high mark; none when it is reached just so.
+    Bytes(usize),
+    /// The queue stands above the high mark, and it is not decided yet whether the protocol will hear of that.
+    Full,
+    /// The protocol was told of the high mark, and will be told of the low one.
+    Paused,
+    /// Output is not taken any more.
+    Ended,
+}
+
 /// How long and how much a closing connection waits for its peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Linger {
@@ -446,6 +459,13 @@ impl Connection {
         now
     }
 
+    /// The protocol that comes next has to hear anew that the peer has finished.
+    pub(crate) fn tell_end_again(&mut self) {
+        if self.modes.peer_end == PeerEnd::Told {
+            self.change(|modes| modes.peer_end = PeerEnd::Seen);
+        }
+    }
+
     // Output.
 
     /// Whether our direction was ended by the user, or is about to be.
@@ -456,6 +476,22 @@ impl Connection {
 
     fn takes_output(&self) -> bool {
         self.modes.phase == Phase::Open && self.modes.write_side == WriteSide::Open
+    }
+
+    /// How much output fits below the high mark.
+    #[inline]
+    pub(crate) fn room(&self, pool: &Pool) -> Room {
+        if self.peace && self.outbox.is_empty() {
+            return Room::Bytes(pool.limits().high);
+        }
+        if !self.takes_output() {
+            return Room::Ended;
+        }
+        if self.modes.writing_paused {
+            return Room::Paused;
+        }
+        let (high, _) = self.marks(pool);
+        high.checked_sub(self.queued()).map_or(Room::Full, Room::Bytes)
     }
 
     pub(crate) fn queued(&self) -> usize {

@@ -116,7 +116,7 @@ pub(crate) fn connect_erased<T: 'static>(
     handle: &Handle,
     endpoint: Result<ConnectEndpoint, EndpointError>,
     factory: Box<dyn ErasedFactory>,
-    as_wanted: fn(Transport) -> T,
+    as_wanted: impl FnOnce(Transport) -> T + 'static,
 ) -> Deferred<T, ConnectError> {
     let (resolver, deferred) = Deferred::new(handle);
     let begun = match (handle.inner(), endpoint) {

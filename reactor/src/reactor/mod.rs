@@ -47,6 +47,7 @@ mod settle;
 pub(crate) mod shutdown;
 pub(crate) mod signals;
 pub(crate) mod stats;
+pub(crate) mod stream;
 pub mod task;
 mod teardown;
 mod tend;

@@ -23,7 +23,7 @@ use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::Interest;
 use crate::endpoint::KeepAlive;
-use crate::net::connection::{Connection as Machine, End, Written};
+use crate::net::connection::{Connection as Machine, End, Room, Written};
 use crate::net::ends::Ends;
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
@@ -82,7 +82,7 @@ pub(crate) struct Extra {
 
 /// A write of at least this many bytes in a hook of the connection itself is offered to the kernel at once, not when
 /// the hook returns: to copy it first would cost more than a system call that other writes could share.
-const AT_ONCE_FROM: usize = 32 * 1024;
+pub(crate) const AT_ONCE_FROM: usize = 32 * 1024;
 
 impl Link {
     pub(crate) fn pool(&self) -> &Pool {
@@ -703,6 +703,54 @@ impl Transport {
         }
     }
 
+    /// How much output fits below the high mark.
+    #[inline]
+    pub(crate) fn room(&self) -> Room {
+        self.0.machine.borrow().room(&self.0.pool)
+    }
+
+    /// Whether something is queued, or was and will never leave.
+    pub(crate) fn has_unsent_output(&self) -> bool {
+        let machine = self.0.machine.borrow();
+        machine.has_output() || machine.sending_has_failed()
+    }
+
+    /// Whether the connection is lost; its protocol may not have heard of it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.machine.borrow().reason().is_some()
+    }
+
+    /// Why the connection was lost, once it is.
+    pub(crate) fn loss(&self) -> Option<Reason> {
+        self.0.machine.borrow().reason().cloned()
+    }
+
+    /// Offers what is queued to the kernel now instead of at the end of the pass. Calls no hook.
+    pub(crate) fn send_now(&self) {
+        if let Some(inner) = self.inner() {
+            inner.tend(self);
+        }
+    }
+
+    /// Sends of a large `data` what the kernel takes at once, if nothing is queued before it; how much that was.
+    pub(crate) fn send_at_once(&self, data: &[u8]) -> usize {
+        let Some(inner) = self.inner() else { return 0 };
+        let sent = inner.send_at_once(self, data);
+        // If the kernel takes no more, the driver has to watch for that.
+        self.attend();
+        sent
+    }
+
+    /// Whether the peer has finished and a protocol was told.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.machine.borrow().has_ended()
+    }
+
+    /// Tells the next protocol once more that the peer has finished.
+    pub(crate) fn tell_end_again(&self) {
+        self.0.machine.borrow_mut().tell_end_again();
+    }
+
     /// Tells the driver what to watch for, if that changed: what is paused is not read any more.
     fn update_interest(&self) {
         if let Some(inner) = self.inner() {
@@ -718,12 +766,6 @@ impl Transport {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.0.pool
-    }
-
-    /// Why the connection was lost, once it is.
-    #[cfg(feature = "testing")]
-    pub(crate) fn loss(&self) -> Option<Reason> {
-        self.0.machine.borrow().reason().cloned()
     }
 }
 
