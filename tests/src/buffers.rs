@@ -59,7 +59,7 @@ impl World {
         };
         let peer = Peer::connect_with(self, port.local_addr().socket_addr().expect("an IP port"), buffers);
         self.until("the connection is accepted", || made.borrow().is_some());
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         let transport: Transport = made.borrow_mut().take().expect("just seen");
         (transport, peer)
     }

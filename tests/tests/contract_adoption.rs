@@ -86,7 +86,7 @@ kernel_contract! {
         write_all(TcpStream::connect(address).expect("connected"), b"hello");
         world.until("the connection came and went", || log.lost().is_some());
         assert_eq!(log.data(), b"hello");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert!(TcpStream::connect(address).is_err(), "the port is closed");
     }
 
@@ -519,7 +519,7 @@ kernel_contract! {
         let log = Log::new();
         let stream = world.reactor.adopt_pipe(None, Some(writer.into()), Script::new(&log)).expect("a stream");
         stream.write(b"head");
-        let _ = stream.send_file(file, 0..200_000);
+        drop(stream.send_file(file, 0..200_000));
         stream.write(b"tail");
         stream.lose_connection();
         let collector = std::thread::spawn(move || {
@@ -576,7 +576,7 @@ kernel_contract! {
         write_all(UnixStream::connect(&path).expect("connected"), b"hello");
         world.until("the connection came and went", || log.lost().is_some());
         assert_eq!(log.data(), b"hello");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert!(path.exists());
         std::fs::remove_file(path).expect("removed");
     }

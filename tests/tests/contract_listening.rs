@@ -239,7 +239,7 @@ contract! {
         let address = address_of(&port);
         let old = world.connect(&port);
         echoes(&old);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         let error = world.reactor.listen(TcpListen::on(address).reuse_address(false), |_| Echo).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         let again = world.reactor.listen(address, |_| Echo).unwrap();
@@ -327,7 +327,7 @@ contract! {
         let seen = Seen::default();
         let port = listen_apart(&world, seen.factory());
         let waiting = world.connect(&port);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert!(!world.machine().is_listened_on(address_of(&port)), "the port is open after its stop");
         assert_eq!(waiting.receive_to_end(), (Vec::new(), Ending::Reset));
         assert_eq!(seen.count(), 0);
@@ -436,7 +436,7 @@ contract! {
             let own = Rc::clone(&own);
             Script::new(&script)
                 .on_made(move |_| {
-                    let _ = own.borrow().as_ref().unwrap().stop_listening();
+                    drop(own.borrow().as_ref().unwrap().stop_listening());
                 })
                 .on_data(Transport::write)
         });
@@ -460,7 +460,7 @@ contract! {
         echoes(&first);
         echoes(&second);
         assert_eq!(*entries.borrow(), ["started", "build", "build"]);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert_eq!(entries.borrow().len(), 3, "called from inside the call");
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started", "build", "build", "stopped", "dropped"]);
@@ -476,7 +476,7 @@ contract! {
         let port = world.listen(diary);
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started"]);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started", "stopped", "dropped"]);
     }
@@ -490,17 +490,17 @@ contract! {
         let ports = [world.listen(factory.clone()), world.listen(factory.clone())];
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started"]);
-        let _ = ports[0].stop_listening();
+        drop(ports[0].stop_listening());
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started"]);
         echoes(&world.connect(&ports[1]));
-        let _ = ports[1].stop_listening();
+        drop(ports[1].stop_listening());
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started", "build", "stopped"]);
         // And again.
         let port = world.listen(factory);
         world.turns(2);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.turns(2);
         assert_eq!(*entries.borrow(), ["started", "build", "stopped", "started", "stopped", "dropped"]);
     }

@@ -201,7 +201,7 @@ contract! {
             let limit = world.leave_descriptors(0);
             world.until("both rest", || world.reactor.stats().accept_errors == 2);
             ports[0].pause_accepting();
-            let _ = ports[1].stop_listening();
+            drop(ports[1].stop_listening());
             world.limit_descriptors(limit);
             world.run_for(Duration::from_millis(20));
             assert_eq!(world.reactor.stats().accepted, 0);

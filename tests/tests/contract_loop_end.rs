@@ -227,7 +227,7 @@ contract! {
         port.resume_accepting();
         port.unref();
         assert!(!port.is_listening() && port.local_addr().port() != 0);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
 
         assert!(transport.is_closing());
         assert!(!transport.try_write(b"x"));
@@ -259,8 +259,8 @@ contract! {
         let error = handle.listen("tcp:0:interface=127.0.0.1", |_| Script::new(&Log::new())).expect_err("gone");
         assert!(error.to_string().contains("gone"), "{error}");
         handle.channel(1, |_, ()| {}).expect_err("gone");
-        let _ = connector.connect(|_| Script::new(&Log::new()));
-        let _ = handle.connect_protocol("tcp:127.0.0.1:9", Script::new(&Log::new()));
+        drop(connector.connect(|_| Script::new(&Log::new())));
+        drop(handle.connect_protocol("tcp:127.0.0.1:9", Script::new(&Log::new())));
         handle.before_wait(|_| panic!("before the wait"));
         handle.on_shutdown(ShutdownPhase::Before, |_| {});
         assert!(!handle.remote().is_alive());

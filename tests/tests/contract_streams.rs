@@ -22,10 +22,7 @@ fn run<T: 'static>(world: &World, what: &str, future: impl Future<Output = T> + 
 }
 
 /// Starts a task, whose output comes into the cell.
-fn start<T: 'static>(
-    world: &World,
-    future: impl Future<Output = T> + 'static,
-) -> Rc<RefCell<Option<T>>> {
+fn start<T: 'static>(world: &World, future: impl Future<Output = T> + 'static) -> Rc<RefCell<Option<T>>> {
     let output = Rc::new(RefCell::new(None));
     let place = Rc::clone(&output);
     world.reactor.spawn(async move {
@@ -945,4 +942,3 @@ contract! {
         world.until("it gets there", || stopped.borrow().is_some());
     }
 }
-

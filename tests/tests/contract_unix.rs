@@ -147,7 +147,7 @@ contract! {
         world.until("the echo came back", || client.data() == b"hello");
         let error = world.reactor.listen(format!("unix:@{name}"), echo(&server)).expect_err("in use");
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.reactor.listen(format!("unix:@{name}"), echo(&server)).expect("free again");
     }
 
@@ -162,7 +162,7 @@ contract! {
         assert!(error.to_string().starts_with(&start), "{error}");
         let client = connected(&world, UnixConnect::new(directory.socket()), Script::new(&Log::new()));
         assert!(!client.is_closing(), "the first one goes on");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.reactor.listen(UnixListen::new(directory.socket()), echo(&log)).expect("free again");
     }
 
@@ -175,7 +175,7 @@ contract! {
         assert_eq!(error.to_string(), text);
         let port =
             world.reactor.listen(UnixListen::new(directory.socket()), echo(&Log::new())).expect("a port");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert_eq!(refused(&world, UnixConnect::new(directory.socket())).to_string(), text);
         let error = refused(&world, UnixConnect::abstract_name(a_name()));
         assert_eq!(error.kind(), ConnectErrorKind::Refused);
@@ -211,7 +211,7 @@ kernel_contract! {
             let port = world.reactor.listen(endpoint, echo(&Log::new())).expect("a port");
             let metadata = std::fs::metadata(directory.socket()).expect("the file");
             assert_eq!(metadata.permissions().mode() & 0o777, mode);
-            let _ = port.stop_listening();
+            drop(port.stop_listening());
         }
     }
 
@@ -224,7 +224,7 @@ kernel_contract! {
         };
         let port = listen(&world);
         assert!(std::fs::metadata(directory.socket()).expect("a file").file_type().is_socket());
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert!(!directory.socket().exists());
         listen(&world);
         assert!(directory.socket().exists());
@@ -239,7 +239,7 @@ kernel_contract! {
         let port = world.reactor.listen(endpoint, echo(&Log::new())).expect("a port");
         std::fs::remove_file(directory.socket()).expect("removed");
         let _other = UnixListener::bind(directory.socket()).expect("another listener");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         assert!(UnixStream::connect(directory.socket()).is_ok(), "the other one's file is there");
     }
 

@@ -41,12 +41,12 @@ contract! {
         let (transport, peer) = world.pair(Script::new(&Log::new()));
         let content = pattern(10_000);
         transport.write(b"<a>");
-        let _ = transport.send_file(file(&content), 0..10_000);
+        drop(transport.send_file(file(&content), 0..10_000));
         transport.write(b"<b>");
-        let _ = transport.send_file(file(&content), 5000..5100);
-        let _ = transport.send_file(file(&content), 1..2);
+        drop(transport.send_file(file(&content), 5000..5100));
+        drop(transport.send_file(file(&content), 1..2));
         transport.write_bytes(vec![b'c'; 6000]);
-        let _ = transport.send_file(file(&content), 9999..10_000);
+        drop(transport.send_file(file(&content), 9999..10_000));
         transport.write(b"<d>");
         let expected = [
             b"<a>",
@@ -85,7 +85,7 @@ contract! {
         let (transport, peer) = world.pair_with(Buffers::TIGHT, Script::new(&log));
         let content = pattern(200_000);
         for _ in 0..3 {
-            let _ = transport.send_file(file(&content), 0..200_000);
+            drop(transport.send_file(file(&content), 0..200_000));
         }
         assert_eq!(transport.queued(), 0);
         world.turns(5);

@@ -259,7 +259,7 @@ kernel_contract! {
                 assert_eq!(after.calls - before.calls, 0, "{count} connections, {} bytes", message.len());
                 assert_eq!(after.bytes, before.bytes);
             }
-            let _ = port.stop_listening();
+            drop(port.stop_listening());
             drop(peers);
             world.until("all are gone", || world.reactor.stats().connections == 0);
         }

@@ -334,7 +334,7 @@ impl<C: Protocol, S: Protocol> Pair<C, S> {
             }
             accepted.borrow().is_some() && connected.borrow().is_some()
         });
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         let Some(Ok(client)) = connected.take() else { panic!("the client's connection_made panicked") };
         let server: Option<Transport> = accepted.take();
         let server = server.and_then(|transport| transport.connection::<S>());

@@ -62,8 +62,7 @@ impl ReadHalf {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let read =
-            self.shared.poll_input(cx, 0, &self.lent, |input, pool| Some(input.read(buffer, pool)));
+        let read = self.shared.poll_input(cx, 0, &self.lent, |input, pool| Some(input.read(buffer, pool)));
         Poll::Ready(match ready!(read) {
             Some(count) => Ok(count),
             None => self.shared.input_outcome().map(|()| 0),
@@ -155,7 +154,9 @@ impl ReadHalf {
         let line = line.strip_suffix(b"\n").map_or(&*line, |line| line.strip_suffix(b"\r").unwrap_or(line));
         match std::str::from_utf8(line) {
             Ok(line) => Ok(Some(line.to_owned())),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line is no text: {error}"))),
+            Err(error) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("a line is no text: {error}")))
+            }
         }
     }
 
@@ -341,21 +342,13 @@ impl fmt::Debug for WriteHalf {
 }
 
 impl AsyncRead for ReadHalf {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_read_ref(cx, buffer)
     }
 }
 
 impl AsyncRead for &ReadHalf {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_read_ref(cx, buffer)
     }
 }

@@ -368,11 +368,7 @@ impl AsyncBufRead for Stream {
 }
 
 impl AsyncRead for &Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut &self.reader).poll_read(cx, buffer)
     }
 }

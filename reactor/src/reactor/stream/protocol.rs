@@ -102,7 +102,8 @@ impl Drop for StreamProtocol {
     fn drop(&mut self) {
         if !self.shared.is_lost() {
             let lost = self.shared.known_transport().and_then(Transport::loss);
-            let reason = lost.unwrap_or_else(|| Reason::failed("another protocol has taken the connection over"));
+            let reason =
+                lost.unwrap_or_else(|| Reason::failed("another protocol has taken the connection over"));
             self.shared.lose(&reason);
         }
     }

@@ -225,9 +225,14 @@ impl Handle {
         let shared = Shared::new();
         let mut protocol = Some(StreamProtocol::of(&shared));
         let factory = move |_: Peer| protocol.take();
-        connecting::connect_erased(self, self.connect_endpoint(endpoint), Box::new(factory), move |transport| {
-            shared.attach(&transport);
-            Stream::of(&shared)
-        })
+        connecting::connect_erased(
+            self,
+            self.connect_endpoint(endpoint),
+            Box::new(factory),
+            move |transport| {
+                shared.attach(&transport);
+                Stream::of(&shared)
+            },
+        )
     }
 }
