@@ -139,6 +139,7 @@ impl Reactor {
             tasks: RefCell::new(Tasks::new()),
             woken: RefCell::default(),
             budget: Cell::new(u32::MAX),
+            polls_unlooked: Cell::new(0),
             datagram_batch: Cell::new(None),
             pool: Pool::new(config.output),
             attention: RefCell::new(Vec::new()),

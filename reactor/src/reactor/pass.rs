@@ -19,6 +19,10 @@ use crate::reactor::shutdown::Stage;
 use crate::reactor::stats::Counters;
 use crate::reactor::watchdog::Hook;
 
+/// Passes that do nothing but poll tasks look for events only when this many polls have been made since the last look:
+/// a task that is woken by another goes on without a system call.
+const POLLS_PER_LOOK: u32 = 61;
+
 impl Inner {
     /// Whether something is to be done that no event will announce.
     pub(crate) fn has_work(&self) -> bool {
@@ -77,6 +81,7 @@ impl Inner {
     /// Waits for nothing, but fetches the events that are there.
     #[cold]
     fn look_for_events(&self) -> io::Result<()> {
+        self.polls_unlooked.set(0);
         self.driver.borrow_mut().wait(Some(Duration::ZERO))
     }
 
@@ -96,8 +101,14 @@ impl Inner {
         if busy || limit == Some(Duration::ZERO) {
             // Between two turns its host may have slept.
             self.inbox.wake_up();
+            let unlooked = self.polls_unlooked.get();
+            if limit.is_none() && (1..POLLS_PER_LOOK).contains(&unlooked) {
+                self.polls_unlooked.set(unlooked + 1);
+                return Ok(());
+            }
             return self.look_for_events();
         }
+        self.polls_unlooked.set(0);
         self.wait_for_events(if has_timers { self.until_next_timer(limit) } else { limit })
     }
 
@@ -190,26 +201,35 @@ impl Inner {
     /// Runs the callbacks that are queued now.
     fn run_calls(&self) {
         let end = self.calls.borrow().end();
+        // Unless nothing but tasks runs here.
+        let mut polls = self.polls_unlooked.get();
         loop {
             let call = self.calls.borrow_mut().pop_before(end);
             let Some(call) = call else { break };
             match call {
-                Call::Task(token) => self.run_task(token),
+                Call::Task(token) => {
+                    polls = polls.saturating_add(1);
+                    self.run_task(token);
+                }
                 Call::Plain(call, made_at) => {
+                    polls = POLLS_PER_LOOK;
                     Counters::bump(&self.counters.calls);
                     self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
                     self.hook_ran(Token::NOBODY, Hook::Callback);
                 }
                 Call::Typed(token, call) => {
+                    polls = POLLS_PER_LOOK;
                     Counters::bump(&self.counters.calls);
                     self.run_typed(token, Hook::Post, call);
                 }
                 Call::Run(node) => {
+                    polls = POLLS_PER_LOOK;
                     Counters::bump(&self.counters.calls);
                     self.run_nodes(node);
                 }
             }
         }
+        self.polls_unlooked.set(polls);
     }
 
     /// Runs the calls of other threads that are there now, and the tasks that they have woken.

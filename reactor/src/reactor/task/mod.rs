@@ -40,11 +40,19 @@ use crate::reactor::Reactor;
 use crate::reactor::handle::Handle;
 
 mod cell;
+mod children;
 pub(crate) mod executor;
+mod limits;
+mod scope;
+mod several;
 mod sleep;
 mod waker;
 
 pub use executor::TaskInfo;
+pub use limits::{Shield, Timeout};
+pub use scope::{Scope, ScopedChild, scope};
+pub use several::{AsCompleted, Gather, Many, Runners, TryGather, Tuple};
+pub use several::{any, as_completed, gather, race, try_gather};
 pub use sleep::Sleep;
 
 /// A future that the loop runs, and what it will come to.
@@ -342,6 +350,27 @@ pub fn sleep(after: Duration) -> Sleep {
 #[track_caller]
 pub fn sleep_until(at: Instant) -> Sleep {
     current().sleep_until(at)
+}
+
+/// Gives `future` so much time from now; then it is dropped, and [`Interruption::TimedOut`] is the outcome. See
+/// [`Handle::timeout`].
+///
+/// # Panics
+///
+/// No reactor runs on this thread.
+#[track_caller]
+pub fn timeout<F: Future>(time: Duration, future: F) -> Timeout<F> {
+    current().timeout(time, future)
+}
+
+/// Runs `future` as a task that goes on when what waits for it is cancelled. See [`Task::shield`].
+///
+/// # Panics
+///
+/// No reactor runs on this thread.
+#[track_caller]
+pub fn shield<F: Future + 'static>(future: F) -> Shield<F::Output> {
+    current().shield(future)
 }
 
 /// Lets everything else that is due have its turn first: the task goes on in the next pass of the loop.

@@ -67,12 +67,9 @@ impl Sleep {
         }
         self.state = State::Unset;
     }
-}
 
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether its time has come; if not, `cx` is woken when it has.
+    pub(super) fn poll_unbudgeted(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(inner) = self.handle.inner() else { return Poll::Ready(()) };
         match self.state {
             State::Over => return Poll::Ready(()),
@@ -96,9 +93,18 @@ impl Future for Sleep {
                 }
             }
         }
-        ready!(self.handle.has_budget(cx));
         self.state = State::Over;
         Poll::Ready(())
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_unbudgeted(cx));
+        // The time that has come stays, if it is another's turn first.
+        self.handle.has_budget(cx)
     }
 }
 
