@@ -89,7 +89,9 @@ pub use reactor::channel::Sender;
 pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
 pub use reactor::connecting::Connector;
 pub use reactor::datagrams::{DatagramSocket, DatagramStats};
-pub use reactor::deferred::{Canceller, Deferred, Failure, MaybeDeferred, Outcome, Resolver};
+pub use reactor::deferred::{
+    AsCompleted, Canceller, Deferred, Failure, MaybeDeferred, Outcome, Pause, Resolver,
+};
 #[cfg(unix)]
 pub use reactor::descriptor::DescriptorWatch;
 pub use reactor::events::{Events, Subscription};

@@ -72,6 +72,13 @@ impl From<Interruption> for String {
     }
 }
 
+/// For [`Deferred::any`](crate::Deferred::any), which fails with the errors of all its inputs.
+impl<E: From<Interruption>> From<Interruption> for Vec<E> {
+    fn from(interruption: Interruption) -> Self {
+        vec![interruption.into()]
+    }
+}
+
 impl From<Interruption> for () {
     fn from(_: Interruption) {}
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::core::cache::Cache;
+use crate::core::interruption::Interruption;
 use crate::reactor::deferred::{Canceller, Deferred, Resolver};
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
@@ -285,7 +286,10 @@ impl Inner {
                 Some(deferred) => {
                     let canceller = deferred.canceller();
                     deferred.on_done(move |handle, outcome| {
-                        answer.set(outcome);
+                        // Else it gave no answer, which is no news about the name.
+                        if !outcome.as_ref().is_err_and(is_interrupted) {
+                            answer.set(outcome);
+                        }
                         let (name, id, outcome, is_resolved) = answer.take();
                         if let Some(inner) = handle.inner() {
                             inner.answered(name, id, outcome, is_resolved);
@@ -421,6 +425,11 @@ impl Names {
         self.queries.remove(name);
         Some(abandoned)
     }
+}
+
+/// Whether a resolver's Deferred ended without anybody deciding it.
+fn is_interrupted(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<Interruption>())
 }
 
 /// The order of the addresses is that of RFC 6724, as far as the system keeps to it.

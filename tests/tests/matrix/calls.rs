@@ -602,10 +602,29 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
     }),
     ("Resolver::resolve, nobody cares", |stage| {
         if let Some((resolver, deferred)) = stage.pending.take() {
-            assert!(!deferred.cancel());
+            assert!(resolver.is_wanted());
             drop(deferred);
+            assert!(!resolver.is_wanted());
             resolver.resolve(Err("a failure".to_owned()));
         }
+    }),
+    ("Deferred::cancel", |stage| {
+        let value = Value::new();
+        if let Some((resolver, deferred)) = stage.pending.take() {
+            let chained = deferred.map(|number| number + 1);
+            assert!(chained.cancel() && !chained.cancel());
+            assert!(!resolver.callback(1));
+            chained.on_done(move |_, _| drop(value));
+        }
+    }),
+    ("Deferred::and_then, a canceller of its own", |stage| {
+        let (value, other) = (Value::new(), Value::new());
+        let (resolver, deferred) =
+            Deferred::<Value, String>::with_canceller(&stage.handle, move |_, _| drop(other));
+        let chained = deferred.and_then(|handle, value| Deferred::ready(handle, Ok::<_, String>(value)));
+        chained.cancel();
+        drop(chained);
+        resolver.callback(value);
     }),
     ("Handle, questions", |stage| {
         let handle = stage.handle.clone();

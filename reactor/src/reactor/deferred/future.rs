@@ -16,7 +16,7 @@ impl<T: 'static, E: 'static> Future for Deferred<T, E> {
     type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(source) = &self.source else { return Poll::Pending };
+        let source = self.source();
         if !source.is_pending() {
             ready!(source.handle().has_budget(context));
         }

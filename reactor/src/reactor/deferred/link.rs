@@ -62,15 +62,25 @@ struct Link<T, E, U, G, F> {
 enum Stage<T, E, U, G, F> {
     /// For the outcome of the node before it.
     Waiting(F, Weak<dyn Cancel>),
-    /// The closure is queued; whether it was cancelled since.
-    Due(F, Result<T, E>, bool),
-    /// The closure runs; whether it was cancelled since.
-    Running(bool),
+    /// The closure is queued.
+    Due(F, Result<T, E>, Asked),
+    /// The closure runs.
+    Running(Asked),
     /// For the Deferred that the closure returned.
     Inner(Weak<dyn Cancel>),
     /// That has its outcome.
     Settled(Result<U, G>),
     Over,
+}
+
+/// Whether a link was cancelled since it got its input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    /// What the closure returns is to be cancelled.
+    Cancel,
+    /// The input is what came of it: there is nothing more to cancel.
+    Cancelled,
 }
 
 /// Adds a link to a chain.
@@ -111,7 +121,7 @@ where
 {
     fn accept(self: Rc<Self>, outcome: Result<T, E>) -> Rc<dyn Runnable> {
         if let Stage::Waiting(closure, _) = self.stage.replace(Stage::Over) {
-            self.stage.set(Stage::Due(closure, outcome, false));
+            self.stage.set(Stage::Due(closure, outcome, Asked::No));
         }
         self
     }
@@ -140,18 +150,20 @@ where
     F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
 {
     fn run(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>> {
-        let (closure, input, cancelled_before) = match self.stage.replace(Stage::Over) {
-            Stage::Due(closure, input, is_cancelled) => (closure, input, is_cancelled),
+        let (closure, input, asked) = match self.stage.replace(Stage::Over) {
+            Stage::Due(closure, input, asked) => (closure, input, asked),
             Stage::Settled(outcome) => return self.output.emit(outcome, &self.handle, self.made_at),
             other => {
                 self.stage.set(other);
                 return None;
             }
         };
-        self.stage.set(Stage::Running(cancelled_before));
+        // While it runs, another cancellation is for what it will return.
+        let asked = if asked == Asked::Cancelled { Asked::No } else { asked };
+        self.stage.set(Stage::Running(asked));
         let made = catch_unwind(AssertUnwindSafe(|| closure(&inner.handle, input)));
         inner.hook_ran(Token::NOBODY, Hook::Callback);
-        let is_cancelled = matches!(self.stage.replace(Stage::Over), Stage::Running(true));
+        let is_cancelled = matches!(self.stage.replace(Stage::Over), Stage::Running(Asked::Cancel));
         let outcome = match made {
             Ok(Split::Later(deferred)) => return self.wait_for(deferred, is_cancelled),
             Ok(Split::Now(outcome)) => outcome,
@@ -205,14 +217,23 @@ impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Cancel for Link
                 (Stage::Inner(inside), step)
             }
             // What the closure returns will be cancelled.
-            Stage::Due(closure, input, was_cancelled) => {
-                (Stage::Due(closure, input, true), Step::Over(!was_cancelled))
+            Stage::Due(closure, input, Asked::No) => {
+                (Stage::Due(closure, input, Asked::Cancel), Step::Over(true))
             }
-            Stage::Running(was_cancelled) => (Stage::Running(true), Step::Over(!was_cancelled)),
+            Stage::Running(Asked::No) => (Stage::Running(Asked::Cancel), Step::Over(true)),
+            asked @ (Stage::Due(..) | Stage::Running(_)) => (asked, Step::Over(false)),
             other @ (Stage::Settled(_) | Stage::Over) => (other, Step::Over(false)),
         };
         self.stage.set(stage);
         step
+    }
+
+    fn input_cancelled(&self) {
+        let stage = match self.stage.replace(Stage::Over) {
+            Stage::Due(closure, input, Asked::No) => Stage::Due(closure, input, Asked::Cancelled),
+            other => other,
+        };
+        self.stage.set(stage);
     }
 
     fn mark_cancelled(&self, is_cancelled: bool) -> bool {

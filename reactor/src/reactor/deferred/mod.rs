@@ -17,14 +17,19 @@ use hook::Hook;
 use node::{Cancel, Consumer, Source, bury, run_soon};
 use resolver::Origin;
 
+pub use completion::AsCompleted;
+pub use limits::Pause;
 pub use link::Outcome;
 pub(crate) use maybe::Completed;
 pub use maybe::MaybeDeferred;
 pub use resolver::Resolver;
 
 mod chaining;
+mod combining;
+mod completion;
 mod future;
 mod hook;
+mod limits;
 mod link;
 mod maybe;
 pub(crate) mod node;
@@ -162,8 +167,8 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
     /// ```
     #[must_use]
     pub fn canceller(&self) -> Canceller {
-        let node = self.source.clone().map(|source| -> Rc<dyn Cancel> { source });
-        Canceller { node: node.as_ref().map(Rc::downgrade) }
+        let node: Rc<dyn Cancel> = self.source().clone();
+        Canceller { node: Rc::downgrade(&node) }
     }
 
     /// Asks what it waits for to end early. False when it has ended, was cancelled before, or cannot be cancelled.
@@ -172,27 +177,38 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
     /// [`Cancelled`](Interruption::Cancelled); a [canceller](Self::with_canceller) decides itself. In a chain that
     /// is the outcome of the link that is waited for, and goes on to the links after it, which may recover.
     pub fn cancel(&self) -> bool {
-        self.source.clone().is_some_and(|source| {
-            let node: Rc<dyn Cancel> = source;
-            node::cancel(&node)
-        })
+        let node: Rc<dyn Cancel> = self.source().clone();
+        node::cancel(&node)
     }
 
     /// What [`cancel`](Self::cancel) calls, at once; it returns whether the outcome will be a cancelled one.
     pub(crate) fn on_cancel(&self, canceller: impl FnOnce() -> bool + 'static) {
-        if let Some(source) = &self.source {
-            source.on_cancel(Box::new(canceller));
-        }
+        self.source().on_cancel(Box::new(canceller));
     }
 }
+
+/// Only what takes a Deferred by value empties it.
+const CONSUMED_ONCE: &str = "a Deferred is consumed once";
 
 impl<T, E> Deferred<T, E> {
     fn of(source: Rc<dyn Source<T, E>>) -> Self {
         Self { source: Some(source), is_awaited: false }
     }
 
+    fn source(&self) -> &Rc<dyn Source<T, E>> {
+        self.source.as_ref().expect(CONSUMED_ONCE)
+    }
+
+    fn handle(&self) -> &Handle
+    where
+        T: 'static,
+        E: 'static,
+    {
+        self.source().handle()
+    }
+
     fn into_source(mut self) -> Rc<dyn Source<T, E>> {
-        self.source.take().expect("a Deferred is consumed once")
+        self.source.take().expect(CONSUMED_ONCE)
     }
 }
 
@@ -211,13 +227,13 @@ impl<T, E> Drop for Deferred<T, E> {
 /// Ends what a [`Deferred`] waits for. See [`Deferred::canceller`].
 #[derive(Clone)]
 pub struct Canceller {
-    node: Option<Weak<dyn Cancel>>,
+    node: Weak<dyn Cancel>,
 }
 
 impl Canceller {
     /// As [`Deferred::cancel`].
     pub fn cancel(&self) -> bool {
-        self.node.as_ref().and_then(Weak::upgrade).is_some_and(|node| node::cancel(&node))
+        self.node.upgrade().is_some_and(|node| node::cancel(&node))
     }
 }
 

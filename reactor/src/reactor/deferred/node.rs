@@ -62,6 +62,9 @@ pub(crate) enum Step {
 pub(crate) trait Cancel: Node {
     fn cancel_step(self: Rc<Self>) -> Step;
 
+    /// What it waited for was cancelled.
+    fn input_cancelled(&self) {}
+
     /// Notes whether an error is what its owner asked for. Returns what it was before.
     fn mark_cancelled(&self, is_cancelled: bool) -> bool;
 }
@@ -93,14 +96,19 @@ pub(crate) fn cancel(first: &Rc<dyn Cancel>) -> bool {
     // Ahead of it: the error may be dropped at once.
     let before = first.mark_cancelled(true);
     let mut node = Rc::clone(first);
+    let mut waiter = None;
     loop {
-        match node.cancel_step() {
-            Step::Ask(next) => node = next,
-            Step::Over(is_cancelled) => {
-                if !is_cancelled {
-                    first.mark_cancelled(before);
+        match Rc::clone(&node).cancel_step() {
+            Step::Ask(next) => waiter = Some(std::mem::replace(&mut node, next)),
+            Step::Over(true) => {
+                if let Some(waiter) = waiter {
+                    waiter.input_cancelled();
                 }
-                return is_cancelled;
+                return true;
+            }
+            Step::Over(false) => {
+                first.mark_cancelled(before);
+                return false;
             }
         }
     }
