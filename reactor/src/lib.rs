@@ -88,6 +88,7 @@ pub use reactor::builder::{PanicPolicy, ReactorBuilder};
 pub use reactor::channel::Sender;
 pub use reactor::connect_error::{ConnectError, ConnectErrorKind};
 pub use reactor::connecting::Connector;
+pub use reactor::cooperate::{Cooperation, CooperationError};
 pub use reactor::datagrams::{DatagramSocket, DatagramStats};
 pub use reactor::deferred::{
     AsCompleted, Canceller, Deferred, Failure, MaybeDeferred, Outcome, Pause, Resolver,
@@ -112,6 +113,7 @@ pub use reactor::shutdown::ShutdownPhase;
 pub use reactor::signals::{Signal, SignalHook};
 pub use reactor::stats::{LagHistogram, Stats, SystemCalls};
 pub use reactor::stream::{ReadHalf, ServeOptions, Served, Stream, StreamProtocol, WriteHalf};
+pub use reactor::sync;
 pub use reactor::task::{self, Task, run};
 pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};

@@ -25,6 +25,7 @@ pages! {
     names: "docs/src/guide/names.md",
     timers: "docs/src/guide/timers.md",
     shared_state: "docs/src/guide/shared-state.md",
+    primitives: "docs/src/guide/primitives.md",
     threads: "docs/src/guide/threads.md",
     files: "docs/src/guide/files.md",
     other_events: "docs/src/guide/other-events.md",

@@ -9,6 +9,7 @@ pub(crate) mod cache;
 #[cfg(unix)]
 pub(crate) mod credentials;
 pub(crate) mod datagrams;
+pub(crate) mod fifo;
 pub(crate) mod intake;
 pub(crate) mod interruption;
 pub(crate) mod multicast;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 
 use crate::core::slots::Token;
+use crate::reactor::endings::Ending;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
 use crate::reactor::watchdog::Hook;
@@ -61,10 +62,7 @@ impl<E: 'static> Events<E> {
     pub fn new(handle: &Handle) -> Self {
         let shared = Rc::new(Shared { hooks: RefCell::new(Vec::new()), next: Cell::new(0) });
         if let Some(inner) = handle.inner() {
-            let of: Rc<dyn Subscriptions> = shared.clone();
-            let mut events = inner.events.borrow_mut();
-            events.retain(|events| events.strong_count() > 0);
-            events.push(Rc::downgrade(&of));
+            inner.endings.borrow_mut().add(&shared);
         }
         Self { handle: handle.clone(), shared }
     }
@@ -123,17 +121,17 @@ impl<E> Shared<E> {
 
 /// What a subscription needs of its event, whatever its type.
 pub(crate) trait Subscriptions {
-    /// Ends all, at the end of the reactor.
-    fn end(&self, inner: &Inner);
     fn remove(&self, number: u64, handle: &Handle) -> bool;
     fn has(&self, number: u64) -> bool;
 }
 
-impl<E> Subscriptions for Shared<E> {
+impl<E> Ending for Shared<E> {
     fn end(&self, inner: &Inner) {
         inner.discard(self.hooks.take());
     }
+}
 
+impl<E> Subscriptions for Shared<E> {
     fn remove(&self, number: u64, handle: &Handle) -> bool {
         let removed = {
             let mut hooks = self.hooks.borrow_mut();

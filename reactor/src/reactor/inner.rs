@@ -20,11 +20,12 @@ use crate::driver::{DatagramBatch, Driver, Interest};
 use crate::protocol::Protocol;
 use crate::reactor::builder::{Config, PanicPolicy};
 use crate::reactor::connecting::{Attempt, AttemptId};
+use crate::reactor::cooperate::Cooperations;
 use crate::reactor::datagrams::DatagramSocket;
 use crate::reactor::deferred::node::Runnable;
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
-use crate::reactor::events::Subscriptions;
+use crate::reactor::endings::Endings;
 use crate::reactor::handle::Handle;
 use crate::reactor::kinds::Kinds;
 use crate::reactor::listening::Listening;
@@ -106,8 +107,9 @@ pub(crate) struct Inner {
     pub(crate) channels: RefCell<Slots<Option<Box<dyn Any>>>>,
     /// Looping calls that may still be there: their closures can hold them alive.
     pub(crate) loops: RefCell<Vec<Weak<Looping>>>,
-    /// Events whose hooks may hold them alive.
-    pub(crate) events: RefCell<Vec<Weak<dyn Subscriptions>>>,
+    /// What holds hooks that may hold it alive.
+    pub(crate) endings: RefCell<Endings>,
+    pub(crate) cooperations: Cooperations,
     pub(crate) kinds: RefCell<Kinds>,
     pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,
     pub(crate) shutdown: RefCell<Shutdown>,

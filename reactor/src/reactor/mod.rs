@@ -21,10 +21,12 @@ pub(crate) mod builder;
 pub(crate) mod channel;
 pub(crate) mod connect_error;
 pub(crate) mod connecting;
+pub(crate) mod cooperate;
 pub(crate) mod datagrams;
 pub(crate) mod deferred;
 #[cfg(unix)]
 pub(crate) mod descriptor;
+pub(crate) mod endings;
 pub(crate) mod events;
 mod files;
 pub(crate) mod handle;
@@ -48,6 +50,7 @@ pub(crate) mod shutdown;
 pub(crate) mod signals;
 pub(crate) mod stats;
 pub(crate) mod stream;
+pub mod sync;
 pub mod task;
 mod teardown;
 mod tend;
@@ -58,6 +61,7 @@ pub(crate) mod typed;
 mod watchdog;
 
 use builder::{Config, ReactorBuilder};
+use cooperate::Cooperations;
 use handle::Handle;
 use inner::Inner;
 use kinds::Kinds;
@@ -150,7 +154,8 @@ impl Reactor {
             inbox,
             channels: RefCell::new(Slots::new()),
             loops: RefCell::new(Vec::new()),
-            events: RefCell::new(Vec::new()),
+            endings: RefCell::default(),
+            cooperations: Cooperations::default(),
             kinds: RefCell::new(Kinds::default()),
             before_wait: RefCell::new(Vec::new()),
             shutdown: RefCell::new(Shutdown::new()),

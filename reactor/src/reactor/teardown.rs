@@ -26,7 +26,8 @@ impl Inner {
             let calls = self.calls.borrow_mut().drain();
             let timers = self.timers.borrow_mut().drain();
             let loops = self.loops.take();
-            if !self.drop_tasks() && calls.is_empty() && timers.is_empty() && loops.is_empty() {
+            let had_work = self.end_cooperations() | self.drop_tasks();
+            if !had_work && calls.is_empty() && timers.is_empty() && loops.is_empty() {
                 return;
             }
             for looping in loops.iter().filter_map(Weak::upgrade) {
@@ -49,6 +50,8 @@ impl Inner {
         #[cfg(unix)]
         self.abandon_processes();
         self.discard(self.signals.take());
+        // First those who wait, or each thing that is dropped below would be handed to the next of them.
+        self.end_all();
         for _ in 0..ROUNDS {
             let tokens = self.slots.borrow().tokens();
             if tokens.is_empty() {
@@ -82,9 +85,8 @@ impl Inner {
         }
         let queries = self.names.borrow_mut().take_queries();
         self.discard(queries);
-        for events in self.events.take().iter().filter_map(Weak::upgrade) {
-            events.end(self);
-        }
+        // Once more: destructors may have begun to wait.
+        self.end_all();
         let kinds = self.kinds.take();
         self.discard(kinds);
         let hooks = self.before_wait.take();

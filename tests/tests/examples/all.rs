@@ -2,11 +2,12 @@
 
 use crate::support::Program;
 
-const ALL: [&str; 23] = [
+const ALL: [&str; 24] = [
     "echo_server",
     "chat",
     "port_forward",
     "timers",
+    "custom_event",
     "stdin_and_timer",
     "heavy_function",
     "file_and_network",

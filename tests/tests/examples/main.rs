@@ -2,6 +2,7 @@
 
 mod all;
 mod chat;
+mod custom_event;
 mod daemon;
 mod echo_server;
 mod event_handlers;

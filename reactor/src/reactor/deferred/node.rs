@@ -160,6 +160,22 @@ impl<T, E> Output<T, E> {
         self.look(|state| !matches!(state, State::Fired(_) | State::Done))
     }
 
+    /// Whether the outcome is there, and nobody has taken it.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.look(|state| matches!(state, State::Fired(_)))
+    }
+
+    /// Takes the value, if that is the outcome and nobody has taken it.
+    pub(crate) fn take_value(&self) -> Option<T> {
+        match self.state.replace(State::Done) {
+            State::Fired(Ok(value)) => Some(value),
+            other => {
+                self.state.set(other);
+                None
+            }
+        }
+    }
+
     pub(crate) fn is_wanted(&self) -> bool {
         self.look(|state| matches!(state, State::Waiting | State::Consumer(_) | State::Waker(_)))
     }

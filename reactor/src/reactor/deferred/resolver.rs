@@ -28,6 +28,8 @@ enum Cancelling<T, E> {
     Called,
     /// The crate's own has refused, or is running.
     Spent,
+    /// Nothing any more: it is decided. If nobody looks at the value, this takes it back.
+    Return(Box<dyn FnOnce(T)>),
 }
 
 type UserCanceller<T, E> = Box<dyn FnOnce(&Handle, Resolver<T, E>)>;
@@ -56,6 +58,11 @@ trait Decide<T, E> {
     fn dropped(&self, role: Role);
 
     fn is_wanted(&self, role: Role) -> bool;
+
+    /// Whether there is an outcome that nobody has taken yet.
+    fn is_unread(&self) -> bool;
+
+    fn set_return(&self, give_back: Box<dyn FnOnce(T)>);
 
     fn set_canceller(&self, canceller: Box<dyn FnOnce() -> bool>);
 }
@@ -137,6 +144,14 @@ impl<T: 'static, E: Failure> Decide<T, E> for Origin<T, E> {
         self.hears(role) && self.output.is_wanted()
     }
 
+    fn is_unread(&self) -> bool {
+        self.output.is_unread()
+    }
+
+    fn set_return(&self, give_back: Box<dyn FnOnce(T)>) {
+        self.cancelling.set(Cancelling::Return(give_back));
+    }
+
     fn set_canceller(&self, canceller: Box<dyn FnOnce() -> bool>) {
         let old = if self.output.is_pending() {
             self.cancelling.replace(Cancelling::Own(canceller))
@@ -163,7 +178,10 @@ impl<T: 'static, E: Failure> Cancel for Origin<T, E> {
                 run_soon(&self.handle, Some(self.clone()));
                 true
             }
-            refused @ (Cancelling::Queued(_) | Cancelling::Called | Cancelling::Spent) => {
+            refused @ (Cancelling::Queued(_)
+            | Cancelling::Called
+            | Cancelling::Spent
+            | Cancelling::Return(_)) => {
                 self.cancelling.set(refused);
                 false
             }
@@ -185,6 +203,14 @@ impl<T: 'static, E: Failure> Source<T, E> for Origin<T, E> {
     }
 
     fn abandon(&self) {
+        match self.cancelling.replace(Cancelling::Spent) {
+            Cancelling::Return(give_back) => {
+                if let Some(value) = self.output.take_value() {
+                    return give_back(value);
+                }
+            }
+            other => self.cancelling.set(other),
+        }
         self.output.abandon(&self.handle, self.made_at);
     }
 
@@ -245,6 +271,21 @@ impl<T: 'static, E: 'static> Resolver<T, E> {
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.origin.as_ref().is_some_and(|origin| origin.is_wanted(self.role))
+    }
+
+    /// Decides it with a value that must not be lost: if the Deferred is dropped before anybody has taken the value, which
+    /// may be now, `give_back` is called with it.
+    pub(crate) fn resolve_or_return(mut self, value: T, give_back: impl FnOnce(T) + 'static) {
+        let role = self.role;
+        match self.origin.take() {
+            Some(origin) if origin.is_wanted(role) => {
+                origin.decide(role, Ok(value));
+                if origin.is_unread() {
+                    origin.set_return(Box::new(give_back));
+                }
+            }
+            _ => give_back(value),
+        }
     }
 
     /// What [`Deferred::cancel`] calls, at once; it returns whether the outcome will be a cancelled one.
