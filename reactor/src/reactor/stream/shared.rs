@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) input: RefCell<Intake>,
     /// Bytes that a reader holds and has not consumed.
     pub(super) lent: Cell<usize>,
+    /// Whether reading is paused because of them.
+    is_paused: Cell<bool>,
     /// How many bytes a reader waits for at once, when that is more than the limit.
     wanted: Cell<usize>,
     input_end: Cell<InputEnd>,
@@ -61,6 +63,7 @@ impl Shared {
             transport: OnceCell::new(),
             input: RefCell::default(),
             lent: Cell::new(0),
+            is_paused: Cell::new(false),
             wanted: Cell::new(0),
             input_end: Cell::new(InputEnd::Open),
             loss: RefCell::new(None),
@@ -121,6 +124,7 @@ impl Shared {
             input.len() + self.lent.get()
         };
         if waiting >= INPUT_LIMIT && waiting >= self.wanted.get() {
+            self.is_paused.set(true);
             transport.pause_reading();
         }
         self.readers.wake();
@@ -172,11 +176,12 @@ impl Shared {
             return Poll::Ready(Some(result));
         }
         if self.is_at_end() {
-            self.wanted.set(0);
             return Poll::Ready(None);
         }
-        self.wanted.set(wanted);
-        self.resume_below(wanted.max(1));
+        if wanted > 0 {
+            self.wanted.set(wanted);
+            self.resume_below(wanted);
+        }
         self.readers.register(cx.waker());
         Poll::Pending
     }
@@ -231,7 +236,7 @@ impl Shared {
     /// Fewer bytes wait: more may come.
     #[inline]
     fn consumed(&self) {
-        if !self.transport().is_reading() {
+        if self.is_paused.get() {
             self.resume_below(INPUT_LIMIT / 2);
         }
     }
@@ -239,7 +244,8 @@ impl Shared {
     #[cold]
     fn resume_below(&self, limit: usize) {
         let waiting = self.input.borrow().len() + self.lent.get();
-        if waiting < limit && !self.is_lost() && !self.transport().is_reading() {
+        if waiting < limit && self.is_paused.get() && !self.is_lost() {
+            self.is_paused.set(false);
             self.transport().resume_reading();
         }
     }
@@ -295,7 +301,7 @@ impl Shared {
     #[inline]
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self.transport().room() {
-            Room::Bytes(count) => {
+            Room::Bytes(count) if !self.is_lost() => {
                 ready!(self.poll_turn(cx));
                 Poll::Ready(Ok(count.max(LEAST_ROOM)))
             }
@@ -312,6 +318,8 @@ impl Shared {
             room
         };
         match room {
+            // The connection may go on without this stream.
+            _ if self.is_lost() => Poll::Ready(Err(self.output_error())),
             Room::Bytes(count) => Poll::Ready(Ok(count.max(LEAST_ROOM))),
             Room::Ended => Poll::Ready(Err(self.output_error())),
             Room::Paused => {
