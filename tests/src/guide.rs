@@ -24,6 +24,7 @@ pages! {
     local: "docs/src/guide/local.md",
     names: "docs/src/guide/names.md",
     timers: "docs/src/guide/timers.md",
+    tasks: "docs/src/guide/tasks.md",
     shared_state: "docs/src/guide/shared-state.md",
     primitives: "docs/src/guide/primitives.md",
     threads: "docs/src/guide/threads.md",

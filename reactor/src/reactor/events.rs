@@ -90,6 +90,10 @@ impl<E: 'static> Events<E> {
         })
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Tells everybody who is interested, from the loop: first emitted, first told.
     #[track_caller]
     pub fn emit(&self, event: E) {

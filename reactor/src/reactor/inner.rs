@@ -86,8 +86,8 @@ pub(crate) struct Inner {
     pub(crate) woken: RefCell<Vec<Token>>,
     /// Operations that the task that is being polled may still finish in this turn.
     pub(crate) budget: Cell<u32>,
-    /// Polls of tasks since events were last looked for, as long as nothing but tasks ran.
-    pub(crate) polls_unlooked: Cell<u32>,
+    /// The loop runs, and one pass follows the other: not so when its host asks for a turn.
+    pub(crate) goes_on: Cell<bool>,
     pub(crate) pool: Rc<Pool>,
     /// Where datagrams are received into; made when the first come, not here while hooks look at it.
     pub(crate) datagram_batch: Cell<Option<Box<DatagramBatch>>>,

@@ -33,7 +33,7 @@ enum State {
     Stopped,
 }
 
-struct Grid {
+pub(crate) struct Grid {
     start: Instant,
     interval: Duration,
     /// Slot of the last call; slot 0 is the start.
@@ -42,8 +42,17 @@ struct Grid {
 }
 
 impl Grid {
+    pub(crate) fn new(start: Instant, interval: Duration) -> Self {
+        Self { start, interval: interval.max(Duration::from_nanos(1)), slot: 1, skipped: 0 }
+    }
+
+    /// How many slots were left out since this was asked last.
+    pub(crate) fn take_skipped(&mut self) -> u64 {
+        std::mem::take(&mut self.skipped)
+    }
+
     /// The first slot after `now`, and how many were left out.
-    fn advance(&mut self, now: Instant) {
+    pub(crate) fn advance(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.start).as_nanos();
         let next = u64::try_from(since / self.interval.as_nanos()).unwrap_or(u64::MAX - 1) + 1;
         let next = next.max(self.slot + 1);
@@ -51,7 +60,7 @@ impl Grid {
         self.slot = next;
     }
 
-    fn next_deadline(&self) -> Instant {
+    pub(crate) fn next_deadline(&self) -> Instant {
         let nanos = self.interval.as_nanos().saturating_mul(u128::from(self.slot));
         deadline(self.start, Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
@@ -121,10 +130,9 @@ impl LoopingCall {
     fn start(handle: &Handle, interval: Duration, action: Action) -> Self {
         let inner = handle.inner();
         let start = inner.as_ref().map_or_else(Instant::now, |inner| inner.read_clock());
-        let interval = interval.max(Duration::from_nanos(1));
         let looping = Rc::new(Looping {
             handle: handle.clone(),
-            grid: RefCell::new(Grid { start, interval, slot: 1, skipped: 0 }),
+            grid: RefCell::new(Grid::new(start, interval)),
             state: RefCell::new(State::Stopped),
             action: RefCell::new(Some(action)),
             referenced: Cell::new(true),
@@ -209,7 +217,7 @@ impl Looping {
     pub(crate) fn fire(self: &Rc<Self>, inner: &Inner) {
         *self.state.borrow_mut() = State::Running;
         let Some(mut action) = self.action.borrow_mut().take() else { return };
-        let skipped = std::mem::take(&mut self.grid.borrow_mut().skipped);
+        let skipped = self.grid.borrow_mut().take_skipped();
         let mut gone = false;
         let outcome = match &mut action {
             Action::Plain(f) => {

@@ -143,7 +143,7 @@ impl Reactor {
             tasks: RefCell::new(Tasks::new()),
             woken: RefCell::default(),
             budget: Cell::new(u32::MAX),
-            polls_unlooked: Cell::new(0),
+            goes_on: Cell::new(false),
             datagram_batch: Cell::new(None),
             pool: Pool::new(config.output),
             attention: RefCell::new(Vec::new()),
@@ -215,6 +215,7 @@ impl Reactor {
         let _current = self.inner.handle.enter();
         let _asleep = Asleep(&self.inner.inbox);
         let _signals = self.inner.watch_signals(true)?;
+        self.inner.goes_on.set(true);
         while busy(&self.inner) {
             self.inner.pass(None, &mut scratch)?;
             if self.inner.eventful.get() && self.inner.stage() == Stage::Finished {
@@ -239,6 +240,7 @@ impl Reactor {
         let mut scratch = self.scratch.try_borrow_mut().map_err(|_| already_running())?;
         let _current = self.inner.handle.enter();
         let _asleep = Asleep(&self.inner.inbox);
+        self.inner.goes_on.set(false);
         self.inner.keep_watching_signals()?;
         // What cut a wait of `run` short is none of this turn's business.
         self.inner.driver.borrow_mut().take_interrupted();

@@ -19,8 +19,7 @@ use crate::reactor::shutdown::Stage;
 use crate::reactor::stats::Counters;
 use crate::reactor::watchdog::Hook;
 
-/// Passes that do nothing but poll tasks look for events only when this many polls have been made since the last look:
-/// a task that is woken by another goes on without a system call.
+/// Polls of tasks after which events are looked for, in passes that do nothing else.
 const POLLS_PER_LOOK: u32 = 61;
 
 impl Inner {
@@ -81,7 +80,6 @@ impl Inner {
     /// Waits for nothing, but fetches the events that are there.
     #[cold]
     fn look_for_events(&self) -> io::Result<()> {
-        self.polls_unlooked.set(0);
         self.driver.borrow_mut().wait(Some(Duration::ZERO))
     }
 
@@ -101,14 +99,8 @@ impl Inner {
         if busy || limit == Some(Duration::ZERO) {
             // Between two turns its host may have slept.
             self.inbox.wake_up();
-            let unlooked = self.polls_unlooked.get();
-            if limit.is_none() && (1..POLLS_PER_LOOK).contains(&unlooked) {
-                self.polls_unlooked.set(unlooked + 1);
-                return Ok(());
-            }
             return self.look_for_events();
         }
-        self.polls_unlooked.set(0);
         self.wait_for_events(if has_timers { self.until_next_timer(limit) } else { limit })
     }
 
@@ -180,14 +172,26 @@ impl Inner {
     }
 
     /// The phases that have something to do only now and then: timers, queue, shutdown, settle.
+    ///
+    /// As long as all that happens is that tasks wake each other, there follow passes that do not look for events, until
+    /// so many polls have been made: such a pass costs no system call and no reading of the clock.
     #[inline(never)]
     fn run_queues(&self) {
-        self.run_timers();
-        self.run_calls();
-        self.run_messages();
-        self.advance_shutdown();
-        self.settle();
-        self.driver.borrow_mut().settle();
+        let mut polls = 0;
+        loop {
+            self.run_timers();
+            let made = self.run_calls();
+            self.run_messages();
+            self.advance_shutdown();
+            self.settle();
+            self.driver.borrow_mut().settle();
+            polls += made.unwrap_or(POLLS_PER_LOOK);
+            if !self.goes_on.get() || polls >= POLLS_PER_LOOK || !self.has_only_calls() {
+                break;
+            }
+            Counters::bump(&self.counters.passes);
+            self.sampled_now.set(None);
+        }
         let panic = self.panic.borrow_mut().take();
         if let Some(payload) = panic {
             self.in_pass.set(false);
@@ -198,11 +202,19 @@ impl Inner {
         }
     }
 
-    /// Runs the callbacks that are queued now.
-    fn run_calls(&self) {
+    /// Whether another pass has something to do, which is nothing but what is queued.
+    fn has_only_calls(&self) -> bool {
+        !self.calls.borrow().is_empty()
+            && self.stage() == Stage::Running
+            && self.panic.borrow().is_none()
+            && self.redelivery.borrow().is_empty()
+            && self.before_wait.borrow().is_empty()
+    }
+
+    /// Runs the callbacks that are queued now. Returns how many tasks were polled, if nothing else was called.
+    fn run_calls(&self) -> Option<u32> {
         let end = self.calls.borrow().end();
-        // Unless nothing but tasks runs here.
-        let mut polls = self.polls_unlooked.get();
+        let (mut polls, mut is_all) = (0_u32, true);
         loop {
             let call = self.calls.borrow_mut().pop_before(end);
             let Some(call) = call else { break };
@@ -212,24 +224,24 @@ impl Inner {
                     self.run_task(token);
                 }
                 Call::Plain(call, made_at) => {
-                    polls = POLLS_PER_LOOK;
+                    is_all = false;
                     Counters::bump(&self.counters.calls);
                     self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
                     self.hook_ran(Token::NOBODY, Hook::Callback);
                 }
                 Call::Typed(token, call) => {
-                    polls = POLLS_PER_LOOK;
+                    is_all = false;
                     Counters::bump(&self.counters.calls);
                     self.run_typed(token, Hook::Post, call);
                 }
                 Call::Run(node) => {
-                    polls = POLLS_PER_LOOK;
+                    polls = polls.saturating_add(1);
                     Counters::bump(&self.counters.calls);
                     self.run_nodes(node);
                 }
             }
         }
-        self.polls_unlooked.set(polls);
+        is_all.then_some(polls)
     }
 
     /// Runs the calls of other threads that are there now, and the tasks that they have woken.

@@ -310,8 +310,9 @@ impl Inner {
         }
     }
 
-    /// Takes the outcome of a task; if there is none yet, `waker` is woken when there is.
-    pub(super) fn poll_task(&self, token: Token, waker: &Waker) -> Poll<Ended> {
+    /// Takes the outcome of a task; if there is none yet, `cx` is woken when there is.
+    pub(super) fn poll_task(&self, token: Token, cx: &Context<'_>) -> Poll<Ended> {
+        let waker = cx.waker();
         let mut tasks = self.tasks.borrow_mut();
         let gone = || Poll::Ready(Ended::Interrupted(Box::new(Interruption::Dropped)));
         let Some(slot) = tasks.slots.get_mut(token) else { return gone() };
@@ -322,6 +323,11 @@ impl Inner {
             let old = std::mem::replace(&mut slot.consumer, Consumer::Waker(waker.clone()));
             drop(tasks);
             self.discard(old);
+            return Poll::Pending;
+        }
+        if !self.spend() {
+            drop(tasks);
+            waker.wake_by_ref();
             return Poll::Pending;
         }
         let removed = tasks.remove(token);

@@ -41,7 +41,9 @@ use crate::reactor::handle::Handle;
 
 mod cell;
 mod children;
+mod deferred;
 pub(crate) mod executor;
+mod handlers;
 mod limits;
 mod scope;
 mod several;
@@ -167,10 +169,7 @@ impl<T: 'static> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(inner) = self.handle.inner() else { return Poll::Ready(Err(Interruption::Dropped)) };
-        if inner.has_task_ended(self.token) {
-            ready!(self.handle.has_budget(cx));
-        }
-        let ended = ready!(inner.poll_task(self.token, cx.waker()));
+        let ended = ready!(inner.poll_task(self.token, cx));
         self.token = Token::NOBODY;
         Poll::Ready(ended.outcome())
     }
