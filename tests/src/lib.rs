@@ -27,6 +27,7 @@ mod buffers;
 mod child;
 mod descriptor;
 mod guide;
+pub mod logged;
 mod machine;
 mod mail;
 pub mod process;

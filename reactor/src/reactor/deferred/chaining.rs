@@ -19,7 +19,7 @@ use crate::reactor::handle::Handle;
 /// line.map(|line| line.len())
 ///     .and_then(|reactor, length| {
 ///         let (resolver, later) = Deferred::<usize, String>::new(reactor);
-///         reactor.call_soon(move |_| drop(resolver.callback(length * 2)));
+///         reactor.call_soon(move |_| { resolver.callback(length * 2); });
 ///         later
 ///     })
 ///     .and_then(|_, length| if length > 5 { Err(format!("{length} is too long")) } else { Ok(length) })

@@ -62,7 +62,7 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
     /// let reactor = Reactor::new()?;
     /// let inputs = [20_u64, 1].map(|wait| {
     ///     let (resolver, deferred) = Deferred::<u64, String>::new(&reactor);
-    ///     reactor.call_later(Duration::from_millis(wait), move |_| drop(resolver.callback(wait)));
+    ///     reactor.call_later(Duration::from_millis(wait), move |_| { resolver.callback(wait); });
     ///     deferred
     /// });
     /// Deferred::as_completed(&reactor, inputs)

@@ -1,0 +1,318 @@
+//! Chains of Deferreds: order, suspension, panics, errors that nobody took.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::rc::Rc;
+use std::time::Duration;
+
+use twistor::{Deferred, Interruption, Protocol, Resolver, ShutdownPhase, Transport};
+use twistor_tests::{Driver, World, contract, logged};
+
+type Notes = Rc<RefCell<Vec<String>>>;
+
+fn note(notes: &Notes, text: impl Into<String>) {
+    notes.borrow_mut().push(text.into());
+}
+
+fn pair(world: &World) -> (Resolver<u32, String>, Deferred<u32, String>) {
+    Deferred::new(&world.reactor)
+}
+
+/// The outcome, which must come.
+fn outcome<T: 'static, E: 'static>(world: &World, deferred: Deferred<T, E>) -> Result<T, E> {
+    let slot = Rc::new(RefCell::new(None));
+    let filled = Rc::clone(&slot);
+    deferred.on_done(move |_, outcome| *filled.borrow_mut() = Some(outcome));
+    world.until("the outcome comes", || slot.borrow().is_some());
+    slot.take().expect("it came")
+}
+
+struct Quiet;
+
+impl Protocol for Quiet {
+    fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+}
+
+contract! {
+    // Line 70.
+    fn links_run_in_order_each_with_the_outcome_before(driver) {
+        let world = World::new(driver);
+        let notes = Notes::default();
+        let (resolver, deferred) = pair(&world);
+        let (one, two, three, four) = (notes.clone(), notes.clone(), notes.clone(), notes.clone());
+        let chain = deferred
+            .map(move |value| {
+                note(&one, format!("map {value}"));
+                value + 1
+            })
+            .and_then(move |_, value| {
+                note(&two, format!("and_then {value}"));
+                Err::<u32, _>(format!("no {value}"))
+            })
+            .map(|_| -> u32 { unreachable!("an error passes by") })
+            .or_else(move |_, error| {
+                note(&three, format!("or_else {error}"));
+                Ok::<_, String>(7)
+            })
+            .or_else(|_, _| -> Result<u32, String> { unreachable!("a value passes by") })
+            .then(move |_, outcome| {
+                note(&four, format!("then {outcome:?}"));
+                outcome.map(u64::from)
+            })
+            .map_err(|error| format!("not {error}"));
+        assert!(resolver.callback(1));
+        assert_eq!(outcome(&world, chain), Ok(7));
+        assert_eq!(notes.take(), ["map 1", "and_then 2", "or_else no 2", "then Ok(7)"]);
+    }
+
+    // Line 70.
+    fn nothing_runs_inside_the_call_that_resolves_or_that_adds(driver) {
+        let world = World::new(driver);
+        let ran = Rc::new(Cell::new(0));
+        let count = |by: u32| {
+            let ran = Rc::clone(&ran);
+            move |value: u32| {
+                ran.set(ran.get() + by);
+                value
+            }
+        };
+        let (resolver, deferred) = pair(&world);
+        let deferred = deferred.map(count(1));
+        resolver.callback(1);
+        assert_eq!(ran.get(), 0);
+        world.turns(2);
+        assert_eq!(ran.get(), 1);
+        let deferred = deferred.map(count(10));
+        assert_eq!(ran.get(), 1, "it has fired, and yet");
+        world.turns(2);
+        assert_eq!(ran.get(), 11);
+        let ready = Deferred::ready(&world.reactor, Ok::<_, String>(3)).map(count(100));
+        assert_eq!(ran.get(), 11);
+        assert_eq!(outcome(&world, ready), Ok(3));
+        assert_eq!(outcome(&world, deferred), Ok(1));
+        assert_eq!(ran.get(), 111);
+    }
+
+    // Line 71.
+    fn a_link_that_returns_a_deferred_suspends_those_after_it(driver) {
+        let world = World::new(driver);
+        let (inner, waited) = pair(&world);
+        let ran = Rc::new(Cell::new(false));
+        let after = Rc::clone(&ran);
+        let (resolver, deferred) = pair(&world);
+        let chain = deferred.and_then(move |_, _| waited).map(move |value| {
+            after.set(true);
+            value * 2
+        });
+        resolver.callback(1);
+        world.turns(5);
+        assert!(!ran.get());
+        inner.callback(21);
+        assert_eq!(outcome(&world, chain), Ok(42));
+        // One that has fired suspends nothing.
+        let handle = world.reactor.clone();
+        let chain = Deferred::ready(&handle, Ok::<_, String>(1))
+            .and_then(|handle, value| Deferred::ready(handle, Ok(value + 1)))
+            .and_then(|handle, value| Deferred::<u32, _>::ready(handle, Err(format!("no {value}"))))
+            .or_else(|handle, error| Deferred::ready(handle, Err::<u32, _>(error + "!")));
+        assert_eq!(outcome(&world, chain), Err("no 2!".to_owned()));
+    }
+
+    // Line 8, 70.
+    fn a_link_that_panics_is_logged_and_fails_the_chain(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let chain = Deferred::ready(&world.reactor, Ok::<u32, Interruption>(1))
+            .map(|_| -> u32 { panic!("out of {}", "order") });
+        assert_eq!(outcome(&world, chain), Err(Interruption::Panicked("out of order".into())));
+        let lines = logged::take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("contract_deferred.rs:") && lines[0].contains("out of order"), "{lines:?}");
+        assert_eq!(world.reactor.stats().panics, 1);
+        // A hook at the end, too; the next goes on.
+        Deferred::ready(&world.reactor, Ok::<u32, String>(1)).on_done(|_, _| panic!("again"));
+        assert_eq!(outcome(&world, Deferred::ready(&world.reactor, Ok::<u32, String>(2))), Ok(2));
+        assert_eq!(world.reactor.stats().panics, 2);
+    }
+
+    // Line 72.
+    fn an_error_that_nobody_took_is_logged_with_where_it_was_made(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        // Dropped with the error in it.
+        let (resolver, deferred) = pair(&world);
+        resolver.errback("it broke".to_owned());
+        drop(deferred);
+        let lines = logged::take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("\"it broke\"") && lines[0].contains("contract_deferred.rs:"), "{lines:?}");
+        // Dropped ahead of the error; the place is that of the last link.
+        let (resolver, deferred) = pair(&world);
+        let line = line!() + 1;
+        drop(deferred.map(|value| value + 1));
+        resolver.errback("late".to_owned());
+        world.turns(2);
+        let lines = logged::take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(&format!("contract_deferred.rs:{line}:")), "{lines:?}");
+        // Taken, or a value, or never asked for: nothing.
+        let (resolver, deferred) = pair(&world);
+        deferred.on_done(|_, outcome| drop(outcome));
+        resolver.errback("taken".to_owned());
+        let (resolver, deferred) = pair(&world);
+        drop(deferred);
+        resolver.callback(1);
+        let (resolver, deferred) = pair(&world);
+        drop(deferred);
+        drop(resolver);
+        world.turns(2);
+        assert_eq!(logged::take(), Vec::<String>::new());
+    }
+
+    // Line 72.
+    fn the_crates_own_deferreds_say_where_they_were_asked_for(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let line = line!() + 1;
+        drop(world.reactor.connect("nonsense", |_| Quiet));
+        world.turns(3);
+        let lines = logged::take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(&format!("contract_deferred.rs:{line}:")), "{lines:?}");
+        let line = line!() + 1;
+        drop(world.reactor.read_file("/there/is/no/such/file"));
+        let mut lines = Vec::new();
+        world.until("it is logged", || {
+            lines.extend(logged::take());
+            !lines.is_empty()
+        });
+        assert!(lines[0].contains(&format!("contract_deferred.rs:{line}:")), "{lines:?}");
+    }
+
+    // Line 72.
+    fn an_error_whose_debug_or_destructor_panics_does_no_harm(driver) {
+        struct Bad;
+        impl From<Interruption> for Bad {
+            fn from(_: Interruption) -> Self {
+                Self
+            }
+        }
+        impl std::fmt::Debug for Bad {
+            fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                panic!("no text")
+            }
+        }
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                if !std::thread::panicking() {
+                    panic!("no end");
+                }
+            }
+        }
+        let world = World::new(driver);
+        let (resolver, deferred) = Deferred::<(), Bad>::new(&world.reactor);
+        drop(deferred);
+        resolver.errback(Bad);
+        let (resolver, deferred) = Deferred::<(), Bad>::new(&world.reactor);
+        drop(resolver);
+        drop(deferred);
+        assert!(world.reactor.stats().panics >= 3);
+        assert_eq!(outcome(&world, Deferred::ready(&world.reactor, Ok::<u32, String>(2))), Ok(2));
+    }
+
+    // A dropped resolver.
+    fn a_resolver_that_is_dropped_fails_the_deferred(driver) {
+        let world = World::new(driver);
+        let (resolver, deferred) = Deferred::<u32, Interruption>::new(&world.reactor);
+        drop(resolver);
+        assert_eq!(outcome(&world, deferred.map(|value| value + 1)), Err(Interruption::Dropped));
+        let (resolver, deferred) = Deferred::<(), Box<dyn Error>>::new(&world.reactor);
+        world.reactor.call_soon(move |_| drop(resolver));
+        assert!(outcome(&world, deferred).expect_err("dropped").to_string().contains("dropped"));
+    }
+
+    // Line 14, with a dropped resolver.
+    fn a_shutdown_trigger_whose_resolver_is_dropped_does_not_hold_the_shutdown(driver) {
+        let world = World::new(driver);
+        world.reactor.on_shutdown(ShutdownPhase::Before, |handle| Deferred::<(), String>::new(handle).1);
+        world.reactor.stop();
+        let mut turns = 0;
+        while world.turn(Duration::from_secs(1)) {
+            turns += 1;
+            assert!(turns < 100, "it does not stop");
+        }
+    }
+
+    // A post to a connection that is gone.
+    fn a_post_that_drops_a_resolver_fails_who_waits_for_it(driver) {
+        let world = World::new(driver);
+        let port = world.listen(|_| Quiet);
+        let connection = outcome(&world, world.reactor.connect(format!("tcp:{}", port.local_addr()), |_| Quiet))
+            .expect("a connection");
+        connection.abort_connection();
+        world.turns(3);
+        let (resolver, deferred) = pair(&world);
+        assert!(!connection.post(move |_, _| assert!(resolver.callback(1))));
+        assert!(outcome(&world, deferred).is_err());
+    }
+
+    // Line 70.
+    fn nothing_is_called_once_the_reactor_is_gone(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let never = |_: u32| -> u32 { unreachable!("there is no loop") };
+        let (resolver, first) = pair(&world);
+        let (kept, second) = pair(&world);
+        let (_open, third) = pair(&world);
+        first.map(never).on_done(|_, _| unreachable!("there is no loop"));
+        second.map(never).on_done(move |_, _| drop(resolver));
+        let third = third.map(never);
+        world.reactor.call_soon(move |_| drop(kept));
+        drop(world);
+        assert!(third.cancel());
+        drop(third);
+        assert_eq!(logged::take(), Vec::<String>::new());
+    }
+
+    // Line 70.
+    fn a_deferred_reaches_into_a_protocol(driver) {
+        #[derive(Default)]
+        struct Counting(u32, bool);
+        impl Protocol for Counting {
+            fn data_received(&mut self, _: &Transport, _: &[u8]) {}
+        }
+        let world = World::new(driver);
+        let (transport, _peer) = world.pair(Counting::default());
+        let (resolver, deferred) = pair(&world);
+        let heard = Rc::new(Cell::new(0));
+        let hearing = Rc::clone(&heard);
+        deferred.map(|value| value + 1).deliver(&transport, move |it: &mut Counting, _, outcome| {
+            (it.0, it.1) = (outcome.expect("a value"), true);
+            hearing.set(it.0);
+        });
+        resolver.callback(1);
+        world.until("it is heard", || heard.get() == 2);
+    }
+}
+
+// Line 70.
+#[test]
+fn a_chain_can_be_extended_and_cancelled_from_its_own_hooks() {
+    let world = World::new(Driver::Simulated);
+    let (resolver, deferred) = pair(&world);
+    let slot: Rc<RefCell<Option<Deferred<u32, String>>>> = Rc::default();
+    let (own, result) = (Rc::clone(&slot), Rc::new(Cell::new(None)));
+    let seen = Rc::clone(&result);
+    let chain = deferred.map(move |value| {
+        let rest = own.take().expect("the chain");
+        let canceller = rest.canceller();
+        rest.on_done(move |_, outcome| seen.set(Some(outcome)));
+        assert!(canceller.cancel(), "it is this very link that is cancelled");
+        assert!(!canceller.cancel());
+        value
+    });
+    *slot.borrow_mut() = Some(chain);
+    resolver.callback(1);
+    world.turns(3);
+    assert_eq!(result.take(), Some(Err("cancelled".to_owned())));
+}
