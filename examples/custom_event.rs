@@ -4,8 +4,8 @@
 //! Elsewhere:   cargo run --release --example custom_event -- tcp:9000 3 60
 //! Talk to it:  nc 127.0.0.1 8000, in two terminals. Both are told to go at the same moment; type an answer.
 //!
-//! What it shows: a future by hand, a few lines of it. Whoever awaits the latch leaves its waker there; whoever opens it,
-//! be it a timer's callback or the task of a connection, wakes them all. Ctrl-C ends it.
+//! What it shows: a future by hand, a few lines of it. Whoever awaits the latch leaves its waker there; whoever opens
+//! it, be it a timer's callback or the task of a connection, wakes them all. Ctrl-C ends it.
 
 use std::cell::RefCell;
 use std::future::Future;

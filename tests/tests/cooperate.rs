@@ -126,11 +126,11 @@ contract! {
         world.turns(5);
         assert_eq!(*order.borrow(), "wooo");
         world.assert_sleeps("it waits, and nobody else has anything to do");
-        resolver.take().unwrap().resolve(Ok(()));
+        resolver.take().expect("it waits").resolve(Ok(()));
         world.turns(5);
         assert_eq!(*order.borrow(), "wooow");
         assert!(end.borrow().is_none());
-        resolver.take().unwrap().resolve(Err("broken".to_owned()));
+        resolver.take().expect("it waits").resolve(Err("broken".to_owned()));
         world.turns(5);
         match &*end.borrow() {
             Some(Err(CooperationError::Failed(error))) => assert_eq!(error.to_string(), "broken"),
@@ -168,7 +168,7 @@ contract! {
         let (held, inside, count) = (Rc::clone(&kept), Rc::clone(&me), Rc::clone(&made));
         let work = world.reactor.cooperate(std::iter::repeat_with(move || {
             step();
-            let work = inside.borrow().clone().unwrap();
+            let work = inside.borrow().clone().expect("itself");
             match count.get() {
                 1 => assert!(work.pause() && work.resume() && work.is_running()),
                 2 => assert!(work.pause()),

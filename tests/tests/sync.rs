@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,7 @@ fn words(words: &Words) -> Vec<String> {
 }
 
 /// Writes the outcome down, after a name.
-fn note<T: Debug + 'static, E: Debug + 'static>(
-    words: &Words,
-    name: impl ToString,
-    deferred: Deferred<T, E>,
-) {
+fn note<T: Debug + 'static, E: Debug + 'static>(words: &Words, name: impl Display, deferred: Deferred<T, E>) {
     let (words, name) = (Rc::clone(words), name.to_string());
     deferred.on_done(move |_, outcome| words.borrow_mut().push(format!("{name}: {outcome:?}")));
 }
@@ -71,7 +67,7 @@ contract! {
             let (log, kept) = (Rc::clone(&log), Rc::clone(&kept.0));
             semaphore.acquire().on_done(move |_, permit| {
                 log.borrow_mut().push(format!("{n}"));
-                kept.borrow_mut().push_back(permit.unwrap());
+                kept.borrow_mut().push_back(permit.expect("a permit"));
             });
         }
         assert!(log.borrow().is_empty(), "no hook is called from inside a call");
@@ -93,7 +89,7 @@ contract! {
         let world = World::new(driver);
         let semaphore = Semaphore::new(&world.reactor, 3);
         let kept = Kept::new();
-        let first = semaphore.try_acquire().unwrap();
+        let first = semaphore.try_acquire().expect("it is free");
         let many = semaphore.acquire_many(3);
         let canceller = many.canceller();
         kept.keep(many);
@@ -121,7 +117,7 @@ contract! {
         world.reactor.call_soon(move |_| drop(asked.acquire_many(3)));
         world.turns(1);
         assert_eq!((world.reactor.stats().panics, semaphore.waiting()), (1, 0));
-        assert_eq!(semaphore.try_acquire_many(0).unwrap().count(), 0);
+        assert_eq!(semaphore.try_acquire_many(0).expect("it is free").count(), 0);
     }
 
     fn a_cancelled_waiter_leaves_the_line_at_once_and_takes_no_permit_along(driver) {
@@ -167,7 +163,7 @@ contract! {
         for n in 0..4_u32 {
             let again = lock.clone();
             lock.lock().on_done(move |reactor, guard| {
-                let mut guard = guard.unwrap();
+                let mut guard = guard.expect("the lock");
                 assert!(again.is_locked() && again.try_lock().is_none());
                 guard.push(n);
                 reactor.call_later(Duration::from_millis(1), move |_| guard.push(n + 10));
@@ -175,14 +171,14 @@ contract! {
         }
         assert_eq!(lock.waiting(), 3);
         world.until("all of them", || !lock.is_locked());
-        assert_eq!(*lock.try_lock().unwrap(), [0, 10, 1, 11, 2, 12, 3, 13]);
+        assert_eq!(*lock.try_lock().expect("it is free"), [0, 10, 1, 11, 2, 12, 3, 13]);
     }
 
     fn a_lock_comes_back_from_a_panic_a_cancellation_and_a_deferred_that_nobody_kept(driver) {
         let world = World::new(driver);
         let (lock, log) = (Lock::new(&world.reactor, 7), Words::default());
         lock.lock().on_done(|_, guard| {
-            let mut guard = guard.unwrap();
+            let mut guard = guard.expect("the lock");
             *guard += 1;
             panic!("with the lock");
         });
@@ -248,14 +244,14 @@ contract! {
     fn a_cancelled_put_has_its_value_back_and_a_cancelled_get_loses_none(driver) {
         let world = World::new(driver);
         let (queue, log) = (Queue::new(&world.reactor, 1), Words::default());
-        queue.try_put("a").unwrap();
+        queue.try_put("a").expect("there is room");
         let put = queue.put("b");
         note(&log, "c", queue.put("c"));
         assert!(put.cancel() && !put.cancel());
         put.on_done({
             let log = Rc::clone(&log);
             move |_, outcome| {
-                let error = outcome.unwrap_err();
+                let error = outcome.expect_err("it was cancelled");
                 assert!(matches!(error, PutError::Interrupted(Interruption::Cancelled, Some(_))));
                 log.borrow_mut().push(format!("back: {:?}", error.into_value()));
             }
@@ -266,7 +262,7 @@ contract! {
         note(&log, "second", queue.get());
         assert!(get.cancel());
         note(&log, "first", get);
-        queue.try_put("d").unwrap();
+        queue.try_put("d").expect("there is room");
         world.turns(2);
         let said = words(&log);
         for one in ["back: Some(\"b\")", "c: Ok(())", "second: Ok(\"d\")", "first: Err(Interrupted(Cancelled))"] {
@@ -281,7 +277,7 @@ contract! {
         let got = queue.get();
         drop(queue.get());
         for n in 0..3 {
-            queue.try_put(n).unwrap();
+            queue.try_put(n).expect("there is room");
         }
         assert_eq!(queue.len(), 2, "the first is on its way");
         drop(got);
@@ -296,9 +292,11 @@ contract! {
     fn a_closed_queue_gives_what_is_left_and_takes_nothing(driver) {
         let world = World::new(driver);
         let (queue, log) = (Queue::new(&world.reactor, 1), Words::default());
-        queue.try_put(0).unwrap();
+        queue.try_put(0).expect("there is room");
         note(&log, "put", queue.put(1));
-        assert!(queue.close() && !queue.close() && queue.is_closed());
+        queue.close();
+        queue.close();
+        assert!(queue.is_closed());
         note(&log, "late put", queue.put(2));
         assert_eq!(queue.try_put(3), Err(PutError::Closed(3)));
         note(&log, "get", queue.get());
@@ -325,8 +323,12 @@ contract! {
         assert_eq!(event.waiting(), 3);
         assert!(gone.cancel());
         note(&log, "gone", gone);
-        assert!(event.set() && !event.set() && event.is_set());
-        assert!(event.clear() && !event.clear() && !event.is_set());
+        event.set();
+        event.set();
+        assert!(event.is_set());
+        event.clear();
+        event.clear();
+        assert!(!event.is_set());
         note(&log, "late", event.wait());
         assert!(log.borrow().is_empty());
         world.turns(2);
@@ -376,7 +378,7 @@ contract! {
         assert_eq!(dropped.get(), 2, "the cancelled one, and what its destructor got and dropped");
         assert!(queue.is_closed());
         let lock = Lock::new(&world.reactor, Tracked(0, Box::new(|| {}) as Box<dyn FnMut()>));
-        let guard = lock.try_lock().unwrap();
+        let guard = lock.try_lock().expect("it is free");
         let inside = lock.clone();
         drop(Tracked(guard.0, || drop(inside.lock())));
         drop(guard);
@@ -456,7 +458,7 @@ contract! {
             let (lock, log) = (lock.clone(), Rc::clone(&log));
             if n % 2 == 0 {
                 world.reactor.spawn(async move {
-                    let _guard = lock.lock().await.unwrap();
+                    let _guard = lock.lock().await.expect("the reactor is there");
                     log.borrow_mut().push(format!("task {n}"));
                     task::yield_now().await;
                 });
@@ -514,7 +516,7 @@ contract! {
         };
         let (first, second) = (spawn("first"), spawn("second"));
         world.turns(1);
-        queue.try_put("item").unwrap();
+        queue.try_put("item").expect("there is room");
         assert!(first.cancel(), "the item is on its way to it");
         world.turns(2);
         assert_eq!(semaphore.waiting(), 1, "the second has the item");
@@ -525,6 +527,53 @@ contract! {
         world.turns(3);
         assert_eq!(words(&seen), ["third: Ok(Permit { count: 1 })"]);
         assert_eq!(semaphore.available(), 1);
+    }
+
+    fn a_time_out_takes_neither_an_item_nor_a_permit_along(driver) {
+        let world = World::new(driver);
+        let (queue, semaphore) = (Queue::new(&world.reactor, 1), Semaphore::new(&world.reactor, 1));
+        let (log, hour) = (Words::default(), Duration::from_millis(20));
+        let permit = semaphore.try_acquire();
+        let (said, items, permits) = (Rc::clone(&log), queue.clone(), semaphore.clone());
+        world.reactor.spawn(async move {
+            let got = task::timeout(hour, items.get()).await;
+            let acquired = task::timeout(hour, permits.acquire()).await;
+            said.borrow_mut().push(format!("{} {}", got.is_err(), acquired.is_err()));
+        });
+        note(&log, "chain", semaphore.acquire().timeout(hour));
+        world.until("the time-outs", || log.borrow().len() == 2);
+        assert_eq!((queue.getters(), semaphore.waiting()), (0, 0));
+        assert!(log.borrow().contains(&"true true".to_owned()), "{log:?}");
+        assert!(log.borrow().contains(&"chain: Err(TimedOut)".to_owned()), "{log:?}");
+        queue.try_put(1).expect("there is room");
+        drop(permit);
+        assert_eq!((queue.try_get(), semaphore.available()), (Ok(1), 1));
+    }
+
+    fn a_value_whose_destructor_panics_stops_nobody_else(driver) {
+        let world = World::new(driver);
+        let queue = Queue::new(&world.reactor, 0);
+        let (log, semaphore) = (Words::default(), Semaphore::new(&world.reactor, 1));
+        let items = queue.clone();
+        for n in 0..3 {
+            let bomb: Box<dyn FnMut()> = Box::new(|| panic!("in a destructor"));
+            let put = items.put(Tracked(n, bomb));
+            if n == 1 {
+                // Its value goes back to nobody, who drops it.
+                drop(put);
+            } else {
+                put.on_done(|_, outcome| assert!(outcome.is_err()));
+            }
+        }
+        note(&log, "the end", semaphore.acquire());
+        let closes = queue.clone();
+        world.reactor.call_soon(move |_| closes.close());
+        world.turns(3);
+        assert_eq!(queue.putters(), 0);
+        assert_eq!(words(&log), ["the end: Ok(Permit { count: 1 })"]);
+        assert_eq!(world.reactor.stats().panics, 3);
+        let tracked = Tracked(0, || {});
+        assert_eq!(tracked.0, 0);
     }
 
     // Line 75.
@@ -538,19 +587,19 @@ contract! {
             for n in 0..3 {
                 let (queue, semaphore, lock, go) = (queue.clone(), semaphore.clone(), lock.clone(), go.clone());
                 workers.push(world.reactor.spawn(async move {
-                    go.wait().await.unwrap();
+                    go.wait().await.expect("the reactor is there");
                     while let Ok(item) = queue.get().await {
                         // From here on the item is this task's affair: it writes it down, whatever happens.
                         struct Write(Lock<Vec<u32>>, u32);
                         impl Drop for Write {
                             fn drop(&mut self) {
                                 let item = self.1;
-                                self.0.lock().on_done(move |_, list| list.unwrap().push(item));
+                                self.0.lock().on_done(move |_, list| list.expect("the lock").push(item));
                             }
                         }
                         let _write = Write(lock.clone(), item);
-                        let _permit = semaphore.acquire_many(1 + n % 2).await.unwrap();
-                        let mut list = lock.lock().await.unwrap();
+                        let _permit = semaphore.acquire_many(1 + n % 2).await.expect("the reactor is there");
+                        let mut list = lock.lock().await.expect("the reactor is there");
                         task::yield_now().await;
                         list.push(item + 100);
                     }
@@ -559,11 +608,11 @@ contract! {
             let items = queue.clone();
             let producer = world.reactor.spawn(async move {
                 for item in 0..8 {
-                    items.put(item).await.unwrap();
+                    items.put(item).await.expect("the reactor is there");
                 }
                 items.close();
             });
-            world.reactor.call_soon(move |_| assert!(go.set()));
+            world.reactor.call_soon(move |_| go.set());
             for pass in 0..200 {
                 if pass == doomed_at {
                     workers[doomed_at % 3].cancel();
@@ -607,7 +656,7 @@ impl Dice {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % n as u64).unwrap()
+        usize::try_from(self.0 % n as u64).expect("below a usize")
     }
 }
 
@@ -781,7 +830,7 @@ fn items_are_conserved_and_in_order_whatever_happens() {
 fn guards_show_their_value_and_errors_say_what_happened() {
     let reactor = Reactor::new().unwrap();
     let lock = Lock::new(&reactor, 5);
-    let guard: LockGuard<u32> = lock.try_lock().unwrap();
+    let guard: LockGuard<u32> = lock.try_lock().expect("it is free");
     assert_eq!(format!("{guard} {guard:?} {lock:?}"), "5 5 Lock { is_locked: true, waiting: 0, .. }");
     assert_eq!(PutError::Full(()).to_string(), "the queue is full");
     assert_eq!(PutError::from(Interruption::TimedOut).into_value(), None::<u8>);

@@ -1,8 +1,8 @@
 //! Who waits, first come first served, and may leave from anywhere in constant time.
 //!
-//! A doubly linked list in [`Slots`]: a token finds its entry, and an entry that leaves has its neighbours take each
-//! other's hand. Nothing is left behind, so that a queue whose first entry waits for ever does not grow by those who
-//! come and go behind it.
+//! A doubly linked list in [`Slots`]: a token finds its entry, and an entry that leaves has its neighbours
+//! take each other's hand. Nothing is left behind, so that a queue whose first entry waits for ever does not
+//! grow by those who come and go behind it.
 
 use crate::core::slots::{Slots, Token};
 

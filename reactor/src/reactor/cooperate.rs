@@ -1,8 +1,8 @@
 //! Long work in small steps, between the I/O: [`Handle::cooperate`] and [`Cooperation`].
 //!
-//! All cooperations of a reactor stand in one line. A slice is one callback of the loop: it has the first in line make a
-//! step and go to the end, until its time or its number of steps is used up, and queues the next slice for the next
-//! pass. So I/O and timers have their turn between any two slices.
+//! All cooperations of a reactor stand in one line. A slice is one callback of the loop: it has the first in
+//! line make a step and go to the end, until its time or its number of steps is used up, and queues the next
+//! slice for the next pass. So I/O and timers have their turn between any two slices.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -68,7 +68,8 @@ pub(crate) struct Cooperations {
     all: RefCell<Endings>,
 }
 
-/// Work that is done in small steps, round-robin with other such work, between the I/O. See [`Handle::cooperate`].
+/// Work that is done in small steps, round-robin with other such work, between the I/O. See
+/// [`Handle::cooperate`].
 ///
 /// Clones are the same work. Dropping them changes nothing, unless it is paused: then nobody could resume it.
 #[derive(Clone)]
@@ -77,13 +78,13 @@ pub struct Cooperation {
 }
 
 impl Handle {
-    /// Takes the items of `steps` a few per pass, for their effect, until there are no more. Where an item is a
-    /// [`Deferred`], the next is taken when that has its outcome; one that fails ends it.
+    /// Takes the items of `steps` a few per pass, for their effect, until there are no more. Where an item is
+    /// a [`Deferred`], the next is taken when that has its outcome; one that fails ends it.
     ///
     /// All cooperations take turns, a step each. Together they have about 10 ms in a pass (by the reactor's
-    /// [clock](Self::now)) and at most 4096 steps, at least one; then I/O and timers are looked at. A single step should take
-    /// well below that. A step that panics ends its own cooperation only. What is not finished when the reactor has stopped
-    /// is dropped.
+    /// [clock](Self::now)) and at most 4096 steps, at least one; then I/O and timers are looked at. A single
+    /// step should take well below that. A step that panics ends its own cooperation only. What is not
+    /// finished when the reactor has stopped is dropped.
     ///
     /// A closure becomes such steps with [`std::iter::from_fn`]: `Some(())` is a step, `None` the end.
     ///
@@ -145,13 +146,14 @@ impl Cooperation {
                 shared.join_line();
             }
             None => {
-                shared.finish(Err(CooperationError::Interrupted(Interruption::Dropped)));
+                shared.finish(&Err(CooperationError::Interrupted(Interruption::Dropped)));
             }
         }
         Self { shared }
     }
 
-    /// Makes no further step until it is [resumed](Self::resume) as often as it was paused. False when it was over.
+    /// Makes no further step until it is [resumed](Self::resume) as often as it was paused. False when it was
+    /// over.
     pub fn pause(&self) -> bool {
         let shared = &self.shared;
         if shared.is_over() {
@@ -173,10 +175,10 @@ impl Cooperation {
         true
     }
 
-    /// Ends it: no further step is made, and [`when_done`](Self::when_done) says [`CooperationError::Stopped`]. What it waits
-    /// for goes on. False when it was over.
+    /// Ends it: no further step is made, and [`when_done`](Self::when_done) says
+    /// [`CooperationError::Stopped`]. What it waits for goes on. False when it was over.
     pub fn stop(&self) -> bool {
-        self.shared.finish(Err(CooperationError::Stopped))
+        self.shared.finish(&Err(CooperationError::Stopped))
     }
 
     /// Whether steps may still be made.
@@ -191,8 +193,8 @@ impl Cooperation {
         self.shared.pauses.get() > 0 && !self.shared.is_over()
     }
 
-    /// Fires when all steps were made, or says why not. It can be asked as often as wanted, also afterwards; cancelling
-    /// the Deferred only ends this wait.
+    /// Fires when all steps were made, or says why not. It can be asked as often as wanted, also afterwards;
+    /// cancelling the Deferred only ends this wait.
     #[track_caller]
     pub fn when_done(&self) -> Deferred<(), CooperationError> {
         let shared = &self.shared;
@@ -262,12 +264,12 @@ impl Cooperating {
             Ok(Step::Made) => self.go_on(),
             Ok(Step::Waits) => {}
             Ok(Step::NoMore) => {
-                self.finish(Ok(()));
+                self.finish(&Ok(()));
             }
             Err(payload) => {
                 let text = panic_text(&*payload).to_owned();
                 inner.panicked(&format_args!("a step of a cooperation begun at {}", self.made_at), payload);
-                self.finish(Err(Interruption::Panicked(text).into()));
+                self.finish(&Err(Interruption::Panicked(text).into()));
             }
         }
     }
@@ -285,12 +287,12 @@ impl Cooperating {
         match outcome {
             Ok(()) => self.go_on(),
             Err(error) => {
-                self.finish(Err(CooperationError::Failed(Rc::from(error))));
+                self.finish(&Err(CooperationError::Failed(Rc::from(error))));
             }
         }
     }
 
-    fn finish(&self, outcome: Result<(), CooperationError>) -> bool {
+    fn finish(&self, outcome: &Result<(), CooperationError>) -> bool {
         if self.is_over() {
             return false;
         }
@@ -302,7 +304,7 @@ impl Cooperating {
             None => drop(work),
         }
         if self.waiting.borrow().is_empty()
-            && let Err(error @ CooperationError::Failed(_)) = &outcome
+            && let Err(error @ CooperationError::Failed(_)) = outcome
         {
             log::error!("the cooperation begun at {} ended: {error}", self.made_at);
         }

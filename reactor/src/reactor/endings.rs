@@ -1,7 +1,7 @@
 //! What has to end with the reactor although it belongs to the user.
 //!
-//! A hook that waits for an event may hold the event, and the event holds the hook. Nobody but the reactor can untie
-//! that, so it knows of everything that holds hooks.
+//! A hook that waits for an event may hold the event, and the event holds the hook. Nobody but the reactor
+//! can untie that, so it knows of everything that holds hooks.
 
 use std::rc::{Rc, Weak};
 

@@ -58,8 +58,8 @@ impl Event {
         Self { shared }
     }
 
-    /// Waits until the flag is set, not at all if it is. All who wait when it is set hear of it, also if it is cleared
-    /// right after.
+    /// Waits until the flag is set, not at all if it is. All who wait when it is set hear of it, also if it
+    /// is cleared right after.
     #[track_caller]
     pub fn wait(&self) -> Deferred<(), Interruption> {
         let (resolver, deferred) = Deferred::new(&self.shared.handle);
@@ -75,11 +75,12 @@ impl Event {
         deferred
     }
 
-    /// Sets the flag. Who waits hears of it from the loop, in the order in which they came. False when it was set before.
-    pub fn set(&self) -> bool {
-        let (was_set, waiting) = {
+    /// Sets the flag. Who waits hears of it from the loop, in the order in which they came.
+    pub fn set(&self) {
+        let waiting = {
             let mut state = self.shared.state.borrow_mut();
-            (std::mem::replace(&mut state.is_set, true), state.waiting.len())
+            state.is_set = true;
+            state.waiting.len()
         };
         // Counted: whoever comes to wait because of this one waits for the next.
         for _ in 0..waiting {
@@ -87,12 +88,11 @@ impl Event {
             let Some(resolver) = resolver else { break };
             resolver.resolve(Ok(()));
         }
-        !was_set
     }
 
-    /// Clears the flag, so that it can be waited for again. False when it was not set.
-    pub fn clear(&self) -> bool {
-        std::mem::replace(&mut self.shared.state.borrow_mut().is_set, false)
+    /// Clears the flag, so that it can be waited for again.
+    pub fn clear(&self) {
+        self.shared.state.borrow_mut().is_set = false;
     }
 
     /// Whether the flag is set.

@@ -1,7 +1,7 @@
 //! [`Lock`]: a value that one has at a time, the others in line.
 //!
-//! Who has the lock has the value itself: it moves from the lock into the guard and back. So there is nothing to
-//! borrow, and nothing that could be borrowed twice.
+//! Who has the lock has the value itself: it moves from the lock into the guard and back. So there is nothing
+//! to borrow, and nothing that could be borrowed twice.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,10 +17,11 @@ use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
 use crate::reactor::sync::grants::Grants;
 
-/// A value that one has at a time, over as many callbacks and `.await`s as it takes. Clones are the same lock.
+/// A value that one has at a time, over as many callbacks and `.await`s as it takes. Clones are the same
+/// lock.
 ///
-/// Asking twice without giving it back in between is a deadlock, as everywhere; cancelling the Deferred ends it. A lock is
-/// not poisoned by a panic: the guard is dropped, and the next gets the value as it is.
+/// Asking twice without giving it back in between is a deadlock, as everywhere; cancelling the Deferred ends
+/// it. A lock is not poisoned by a panic: the guard is dropped, and the next gets the value as it is.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,15 +1,17 @@
 //! Synchronisation of what runs on one loop: locks, semaphores, queues, events and one-shot channels.
 //!
-//! Nothing here is for threads. Two callbacks never run at once, so plain state needs no lock; these are for work that
-//! takes more than one callback, or an `.await` in the middle: a conversation that must not be interleaved with another, at
-//! most so many requests under way, a producer that must not run ahead of its consumer.
+//! Nothing here is for threads. Two callbacks never run at once, so plain state needs no lock; these are for
+//! work that takes more than one callback, or an `.await` in the middle: a conversation that must not be
+//! interleaved with another, at most so many requests under way, a producer that must not run ahead of its
+//! consumer.
 //!
-//! Whatever may have to wait returns a [`Deferred`](crate::Deferred), so that it serves callbacks (`on_done`) and tasks
-//! (`.await`) alike, and can be cancelled. What all of them promise:
+//! Whatever may have to wait returns a [`Deferred`](crate::Deferred), so that it serves callbacks (`on_done`)
+//! and tasks (`.await`) alike, and can be cancelled. What all of them promise:
 //!
-//! * **First come, first served.** Who asks while others wait, waits behind them, even if what it asks for is free.
-//! * **Cancelling is exact.** A waiter that is cancelled leaves the queue at once, whatever its length, and takes nothing
-//!   with it: no permit, no item and no wake-up is lost.
+//! * **First come, first served.** Who asks while others wait, waits behind them, even if what it asks for is
+//!   free.
+//! * **Cancelling is exact.** A waiter that is cancelled leaves the queue at once, whatever its length, and
+//!   takes nothing with it: no permit, no item and no wake-up is lost.
 //! * **Nobody's share goes on.** What was handed to a Deferred that was dropped is handed to the next.
 //! * **No hook is called from inside a call**; outcomes are delivered by the loop.
 //! * When the reactor is gone, outcomes are [`Interruption::Dropped`](crate::Interruption::Dropped).

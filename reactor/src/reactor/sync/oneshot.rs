@@ -8,8 +8,8 @@ use crate::reactor::handle::Handle;
 
 /// A channel for one value on this loop.
 ///
-/// It is [`Deferred::new`] for a value that cannot fail to be, and the value comes back if nobody wants it any more.
-/// Dropping the sender unused makes the outcome [`Interruption::Dropped`].
+/// It is [`Deferred::new`] for a value that cannot fail to be, and the value comes back if nobody wants it
+/// any more. Dropping the sender unused makes the outcome [`Interruption::Dropped`].
 ///
 /// ```
 /// use twistor::Reactor;

@@ -1,7 +1,7 @@
 //! [`Queue`]: items from those who have them to those who want them, with a limit on how many lie in between.
 //!
-//! Three lines meet here: items, getters that found none, putters that found no room. What can be matched is matched in
-//! one place, [`Shared::settle`]; everything else only joins or leaves a line.
+//! Three lines meet here: items, getters that found none, putters that found no room. What can be matched is
+//! matched in one place, [`Shared::settle`]; everything else only joins or leaves a line.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,7 +18,8 @@ use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
 use crate::reactor::sync::grants::Grants;
 
-/// A queue with room for so many items: who puts waits for room, who gets waits for an item. Clones are the same queue.
+/// A queue with room for so many items: who puts waits for room, who gets waits for an item. Clones are the
+/// same queue.
 ///
 /// With a capacity of 0 nothing ever lies in it: each `put` waits for the `get` that takes its item.
 ///
@@ -100,8 +101,8 @@ impl<T: 'static> Queue<T> {
         Self { shared }
     }
 
-    /// Puts `value` at the end, once there is room. When this is cancelled, or the queue closed, the value comes back in
-    /// the error.
+    /// Puts `value` at the end, once there is room. When this is cancelled, or the queue closed, the value
+    /// comes back in the error.
     #[track_caller]
     pub fn put(&self, value: T) -> Deferred<(), PutError<T>> {
         let (resolver, deferred) = Deferred::new(&self.shared.handle);
@@ -201,12 +202,11 @@ impl<T: 'static> Queue<T> {
         Ok(item)
     }
 
-    /// Closes the queue. Nothing can be put any more, and who waits to put gets the value back. What is in the queue can
-    /// still be got; afterwards who gets is told [`GetError::Closed`]. False when it was closed before.
-    pub fn close(&self) -> bool {
-        let was_closed = std::mem::replace(&mut self.shared.state.borrow_mut().closed, true);
+    /// Closes the queue. Nothing can be put any more, and who waits to put gets the value back. What is in
+    /// the queue can still be got; afterwards who gets is told [`GetError::Closed`].
+    pub fn close(&self) {
+        self.shared.state.borrow_mut().closed = true;
         self.shared.settle();
-        !was_closed
     }
 
     /// Whether the queue was closed. There may still be items in it.
@@ -368,7 +368,8 @@ pub enum PutError<T> {
     Full(T),
     /// The queue is closed.
     Closed(T),
-    /// The wait for room ended for another reason. The value is there if that was [cancelling](crate::Deferred::cancel).
+    /// The wait for room ended for another reason. The value is there if that was
+    /// [cancelling](crate::Deferred::cancel).
     Interrupted(Interruption, Option<T>),
 }
 

@@ -15,8 +15,9 @@ use crate::reactor::sync::grants::Grants;
 
 /// A fixed number of permits. Clones are the same semaphore.
 ///
-/// Permits are handed out in the order in which they were asked for: one that asks for many is not overtaken by those
-/// that ask for few. A permit comes back when its [`Permit`] is dropped, so none can come back twice.
+/// Permits are handed out in the order in which they were asked for: one that asks for many is not overtaken
+/// by those that ask for few. A permit comes back when its [`Permit`] is dropped, so none can come back
+/// twice.
 ///
 /// ```
 /// use twistor::Reactor;
@@ -83,7 +84,8 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Asks for so many permits at once. They are handed out together, and until they are free nobody behind gets any.
+    /// Asks for so many permits at once. They are handed out together, and until they are free nobody behind
+    /// gets any.
     ///
     /// # Panics
     ///
