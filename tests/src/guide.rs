@@ -20,6 +20,7 @@ pages! {
     introduction: "docs/src/introduction.md",
     servers: "docs/src/guide/servers.md",
     clients: "docs/src/guide/clients.md",
+    streams: "docs/src/guide/streams.md",
     datagrams: "docs/src/guide/datagrams.md",
     local: "docs/src/guide/local.md",
     names: "docs/src/guide/names.md",

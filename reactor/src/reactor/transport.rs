@@ -715,6 +715,11 @@ impl Transport {
         machine.has_output() || machine.sending_has_failed()
     }
 
+    /// Whether nothing that is written will leave any more, because sending failed.
+    pub(crate) fn sending_has_failed(&self) -> bool {
+        self.0.machine.borrow().sending_has_failed()
+    }
+
     /// Whether the connection is lost; its protocol may not have heard of it.
     pub(crate) fn is_lost(&self) -> bool {
         self.0.machine.borrow().reason().is_some()

@@ -371,8 +371,11 @@ impl Shared {
 
     /// Why output is not taken.
     pub(super) fn output_error(&self) -> io::Error {
-        match &*self.loss.borrow() {
-            Some(reason) => error_of(reason),
+        let transport = self.transport();
+        // The loss may be decided and not reported, or on its way behind input that was not read.
+        match self.reason().or_else(|| transport.loss()) {
+            Some(reason) => error_of(&reason),
+            None if transport.sending_has_failed() => error_of(&Reason::Reset),
             None => io::Error::new(io::ErrorKind::BrokenPipe, "our side of the stream has ended"),
         }
     }
