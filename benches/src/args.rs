@@ -11,14 +11,16 @@ use crate::scenario::{self, Scenario};
 pub const USAGE: &str = "\
 usage: cargo run --release -- COMMAND [OPTIONS]
 
-  compare   paired rounds of all scenarios: server CPU, latency, memory, as ratios to raw epoll
+  compare   paired rounds of all scenarios: server CPU, latency, memory, as ratios to a baseline
+  tasks     paired rounds of spawning, switching and waking tasks: CPU beside tokio and smol
   count     system calls and instructions per message (needs strace and valgrind)
   load      one run of one scenario against one peer: load --scenarios c64 --peers mio
   list      scenarios and peers
 
-  --rounds N          rounds of compare (8)
+  --rounds N          rounds of compare and tasks (8)
   --scenarios A,B,…   only these
   --peers A,B,…       only these (compare adds the baseline and the control)
+  --baseline PEER     what compare compares the others with (raw-level)
   --address IP:PORT   load a server that runs already (only load; nothing is measured but the time)
   --markdown FILE     write the tables there
   --svg FILE          write a bar chart there
@@ -31,6 +33,8 @@ pub enum Command {
     Compare,
     /// System calls and instructions.
     Count,
+    /// Paired rounds of what runs no server: tasks.
+    Tasks,
     /// One run.
     Load,
     /// Names.
@@ -48,6 +52,8 @@ pub struct Arguments {
     pub scenarios: Vec<Scenario>,
     /// Against which servers.
     pub peers: Vec<Peer>,
+    /// What the others are compared with.
+    pub baseline: Peer,
     /// A server that runs already.
     pub address: Option<SocketAddr>,
     /// Where tables go beside standard output.
@@ -65,6 +71,7 @@ impl Arguments {
         let command = match words.next().as_deref() {
             Some("compare") => Command::Compare,
             Some("count") => Command::Count,
+            Some("tasks") => Command::Tasks,
             Some("load") => Command::Load,
             Some("list") => Command::List,
             _ => return Err(invalid(USAGE)),
@@ -74,6 +81,7 @@ impl Arguments {
             rounds: 8,
             scenarios: scenario::ALL.to_vec(),
             peers: peer::ALL.to_vec(),
+            baseline: peer::BASELINE,
             address: None,
             markdown: None,
             svg: None,
@@ -94,6 +102,7 @@ impl Arguments {
                 "--peers" => {
                     arguments.peers = value.split(',').map(Peer::named).collect::<io::Result<_>>()?;
                 }
+                "--baseline" => arguments.baseline = Peer::named(&value)?,
                 "--address" => {
                     let address = value.parse();
                     let address =

@@ -22,12 +22,15 @@ pub struct Plan {
     pub scenarios: Vec<Scenario>,
     /// In the order of a round. The baseline comes first and the control last, whether named or not.
     pub peers: Vec<Peer>,
+    /// What the others are compared with.
+    pub baseline: Peer,
 }
 
 /// What came out.
 #[derive(Debug)]
 pub struct Comparison {
     rounds: usize,
+    baseline: Peer,
     outcomes: Vec<Outcome>,
     /// Peers that lost a byte or a connection, with the reason. Their scenario has no figures of them.
     pub failures: Vec<String>,
@@ -60,10 +63,15 @@ const NOISY: f64 = 0.05;
 /// # Errors
 /// The baseline itself fails, or a server cannot be started. Failures of other peers are in the result.
 pub fn compare(plan: &Plan) -> io::Result<Comparison> {
-    let mut peers = vec![peer::BASELINE];
-    peers.extend(plan.peers.iter().copied().filter(|peer| *peer != peer::BASELINE));
-    peers.push(peer::CONTROL);
-    let mut comparison = Comparison { rounds: plan.rounds, outcomes: Vec::new(), failures: Vec::new() };
+    let mut peers = vec![plan.baseline];
+    peers.extend(plan.peers.iter().copied().filter(|peer| *peer != plan.baseline));
+    peers.push(plan.baseline.control());
+    let mut comparison = Comparison {
+        rounds: plan.rounds,
+        baseline: plan.baseline,
+        outcomes: Vec::new(),
+        failures: Vec::new(),
+    };
     for scenario in &plan.scenarios {
         let outcome = rounds(scenario, &peers, plan.rounds, &mut comparison.failures)?;
         comparison.outcomes.push(outcome);
@@ -91,7 +99,7 @@ fn rounds(
             let server = Server::start(command)?;
             match scenario.run(&server) {
                 Ok(sample) => samples.push(sample),
-                Err(error) if *peer == peer::BASELINE => {
+                Err(error) if peers.first() == Some(peer) => {
                     return Err(io::Error::new(
                         error.kind(),
                         format!("{}: {}: {error}", scenario.name, peer.name),
@@ -155,7 +163,7 @@ impl Comparison {
         let _ = writeln!(
             out,
             "Median of the per-round ratios to {}:\n\n{}",
-            peer::BASELINE.name,
+            self.baseline.name,
             self.overview()
         );
         for outcome in &self.outcomes {
@@ -175,7 +183,7 @@ impl Comparison {
     /// Ratios where they mean something, else the figures themselves.
     pub fn to_chart(&self) -> Chart {
         Chart {
-            title: "Server CPU time and latency, beside a hand-written epoll loop".to_owned(),
+            title: format!("Server CPU time and latency, beside {}", self.baseline.name),
             subtitle: format!(
                 "lower is better; line: quartiles of {} rounds; {}",
                 self.rounds,
@@ -189,11 +197,11 @@ impl Comparison {
         let mut peers: Vec<Peer> = Vec::new();
         for row in self.outcomes.iter().flat_map(|outcome| &outcome.rows) {
             // The control stays last, also when the first scenario knows fewer peers than a later one.
-            if !peers.contains(&row.peer) && row.peer != peer::BASELINE && row.peer != peer::CONTROL {
+            if !peers.contains(&row.peer) && row.peer != self.baseline && !row.peer.is_control() {
                 peers.push(row.peer);
             }
         }
-        peers.push(peer::CONTROL);
+        peers.push(self.baseline.control());
         let names = peers.iter().map(|peer| peer.name);
         let mut table = Table::new(["scenario", "first metric"].into_iter().chain(names));
         for outcome in &self.outcomes {
@@ -265,7 +273,7 @@ impl Outcome {
 
 /// How a peer's bars are coloured.
 pub(crate) fn role(peer: Peer) -> Role {
-    if peer == peer::BASELINE || peer == peer::CONTROL {
+    if peer == peer::BASELINE || peer.is_control() {
         Role::Baseline
     } else if peer.name == "twistor" {
         Role::Subject

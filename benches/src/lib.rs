@@ -6,6 +6,7 @@
 //! - [`load`]: the clients. They verify every byte that comes back.
 //! - [`scenario`]: which load, how much of it, and what is measured.
 //! - [`compare`]: paired, interleaved rounds of CPU time and latency; [`count`]: system calls and instructions.
+//! - [`tasks`]: the same for what tasks cost beside tokio's and smol's; no server, no load.
 //! - [`neighbours`]: whether the machine was ours while we measured.
 //! - [`stats`], [`report`], [`svg`]: from samples to tables and charts.
 //! - [`sys`]: the system calls; the only module with `unsafe`.
@@ -26,3 +27,4 @@ pub mod server;
 pub mod stats;
 pub mod svg;
 pub mod sys;
+pub mod tasks;

@@ -12,7 +12,7 @@ use twistor_benches::count::count;
 use twistor_benches::peer::{self, Peer};
 use twistor_benches::report::number;
 use twistor_benches::server::{CLIENT_CPU, Server};
-use twistor_benches::{libuv, scenario, sys};
+use twistor_benches::{libuv, scenario, sys, tasks};
 
 /// Descriptors that the scenario with the most connections needs on each side, with room.
 const DESCRIPTORS: u64 = 12_000;
@@ -49,14 +49,21 @@ fn run() -> io::Result<ExitCode> {
     prepare()?;
     let (markdown, chart, failures) = match arguments.command {
         Command::Compare => {
-            let Arguments { rounds, scenarios, peers, .. } = &arguments;
-            let plan = Plan { rounds: *rounds, scenarios: scenarios.clone(), peers: peers.clone() };
+            let Arguments { rounds, scenarios, peers, baseline, .. } = &arguments;
+            let (rounds, baseline) = (*rounds, *baseline);
+            let plan = Plan { rounds, scenarios: scenarios.clone(), peers: peers.clone(), baseline };
             let comparison = compare(&plan)?;
             (comparison.to_markdown(), comparison.to_chart(), comparison.failures)
         }
         Command::Count => {
             let counts = count(&arguments.peers)?;
             (counts.to_markdown(), counts.to_chart(), counts.failures)
+        }
+        Command::Tasks => {
+            let markdown = tasks::compare(arguments.rounds)?;
+            print!("{markdown}");
+            write(arguments.markdown.as_deref(), &markdown)?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Load | Command::List => {
             load(&arguments)?;

@@ -26,16 +26,13 @@ pub struct Peer {
     datagrams: Option<&'static str>,
 }
 
-/// What the others are compared with.
+/// What the others are compared with, unless told otherwise.
 pub const BASELINE: Peer = Peer {
     name: "raw-level",
     echo: &["echo_raw_level"],
     chat: Some("chat_raw_level"),
     datagrams: Some("udp_raw_level"),
 };
-
-/// The baseline once more, as a process of its own: how far its ratio strays from 1 is what a ratio is worth.
-pub const CONTROL: Peer = Peer { name: "raw-level (control)", ..BASELINE };
 
 /// In C, and left out where libuv is not installed.
 pub const LIBUV: Peer =
@@ -53,13 +50,29 @@ pub const ALL: &[Peer] = &[
         chat: Some("chat_twistor"),
         datagrams: Some("udp_twistor"),
     },
+    #[cfg(feature = "twistor")]
+    Peer { name: "twistor-task", echo: &["echo_twistor_task"], chat: None, datagrams: None },
     Peer { name: "calloop", echo: &["echo_calloop"], chat: None, datagrams: None },
     LIBUV,
     Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio"), datagrams: Some("udp_tokio") },
     Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None, datagrams: None },
 ];
 
+const CONTROL: &str = "control";
+
 impl Peer {
+    /// The same once more, as a process of its own: how far its ratio strays from 1 is what a ratio is worth.
+    #[must_use]
+    pub fn control(self) -> Self {
+        Self { name: CONTROL, ..self }
+    }
+
+    /// Whether this is the control of some baseline.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.name == CONTROL
+    }
+
     /// The peer of that name.
     ///
     /// # Errors

@@ -46,6 +46,15 @@
 //! * [`endpoint`]: where to listen and to connect, as strings or builders.
 //! * [`ReactorBuilder`]: limits, time-outs and policies.
 //!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `testing`: the module `testing`, with a deterministic simulated network.
+//! * `tokio`: `Handle::with_tokio`, for futures that need a tokio runtime.
+//! * `hyper`: hyper (version 1) on this loop: `Stream` is its I/O, `HyperTimer` its timer, `HyperExecutor` its
+//!   executor.
+//!
 //! # Panics in hooks
 //!
 //! A hook that panics ends only what it belongs to. That needs `panic = "unwind"`, the default of Cargo's profiles;
@@ -119,6 +128,10 @@ pub use reactor::threads::JobError;
 pub use reactor::timers::{CancelOnDrop, DelayedCall};
 pub use reactor::transport::{Transport, TransportId, TransportStats};
 pub use reactor::typed::Connection;
+#[cfg(feature = "hyper")]
+pub use reactor::with_hyper::{HyperExecutor, HyperTimer};
+#[cfg(feature = "tokio")]
+pub use reactor::with_tokio::WithTokio;
 #[cfg(unix)]
 pub use service::daemon::log::Log;
 #[cfg(unix)]

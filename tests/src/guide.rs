@@ -35,6 +35,7 @@ pages! {
     limits: "docs/src/guide/limits.md",
     stopping: "docs/src/guide/stopping.md",
     daemons: "docs/src/guide/daemons.md",
+    bridges: "docs/src/guide/bridges.md",
     embedding: "docs/src/guide/embedding.md",
     testing: "docs/src/guide/testing.md",
     architecture: "docs/src/architecture.md",

@@ -43,6 +43,8 @@ use crate::reactor::task::executor::Tasks;
 use crate::reactor::timers::Timer;
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Watchdog;
+#[cfg(feature = "tokio")]
+use crate::reactor::with_tokio::Tokio;
 use crate::sys::thread_pool::ThreadPool;
 
 /// A closure for the protocol of one connection; false when the protocol has another type by now.
@@ -129,6 +131,9 @@ pub(crate) struct Inner {
     pub(crate) names: RefCell<Names>,
     /// For files alone.
     pub(crate) file_pool: OnceCell<ThreadPool>,
+    /// For futures that need it.
+    #[cfg(feature = "tokio")]
+    pub(crate) tokio: RefCell<Tokio>,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
     /// Children that run, or whose pipes are open.

@@ -59,6 +59,10 @@ pub(crate) mod timers;
 pub(crate) mod transport;
 pub(crate) mod typed;
 mod watchdog;
+#[cfg(feature = "hyper")]
+pub(crate) mod with_hyper;
+#[cfg(feature = "tokio")]
+pub(crate) mod with_tokio;
 
 use builder::{Config, ReactorBuilder};
 use cooperate::Cooperations;
@@ -166,6 +170,8 @@ impl Reactor {
             #[cfg(unix)]
             passing: RefCell::default(),
             counters: Counters::default(),
+            #[cfg(feature = "tokio")]
+            tokio: RefCell::default(),
             watchdog: Watchdog::new(config.slow_hook),
             signals: RefCell::default(),
             #[cfg(unix)]

@@ -99,6 +99,9 @@ impl Inner {
         self.abandon_processes();
         // A destructor may have asked for signals; the descriptor that they wake is about to be closed.
         self.discard(self.signals.take());
+        // Last: what was dropped above may have been inside it, or may have made it.
+        #[cfg(feature = "tokio")]
+        self.end_tokio();
     }
 
     pub(crate) fn drop_slot(&self, slot: Slot) {
