@@ -98,7 +98,8 @@ impl Future for HyperSleep {
         let waker = cx.waker().clone();
         match (reactor, self.timer) {
             (Some(inner), Some(id)) if inner.timers.borrow().deadline(id).is_some() => {
-                let old = inner.timers.borrow_mut().value_mut(id).map(|timer| replace(timer, Timer::Wake(waker)));
+                let old =
+                    inner.timers.borrow_mut().value_mut(id).map(|timer| replace(timer, Timer::Wake(waker)));
                 inner.discard(old);
             }
             (Some(inner), _) => self.timer = Some(inner.add_timer_at(at, Timer::Wake(waker)).id()),

@@ -2,12 +2,19 @@
 
 use crate::support::Program;
 
-const ALL: [&str; 24] = [
+const ALL: [&str; 31] = [
     "echo_server",
     "chat",
     "port_forward",
     "timers",
+    "coroutines",
+    "two_fetches",
+    "cancel_task",
+    "gather_race_timeout",
+    "echo_async",
+    "deferred_chain",
     "custom_event",
+    "event_driven",
     "stdin_and_timer",
     "heavy_function",
     "file_and_network",

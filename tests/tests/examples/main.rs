@@ -18,6 +18,7 @@ mod reconnect;
 mod stdin_and_timer;
 mod subprocess;
 mod support;
+mod tasks;
 mod timers;
 mod udp_echo;
 mod unix_echo;
