@@ -1,5 +1,7 @@
 //! The contract, sections 2 and 13: async closures as handlers, tasks as Deferreds and as what hooks return.
 
+#![allow(clippy::unwrap_used, reason = "in a test that is what is asserted")]
+
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::io::{Read, Write};
@@ -13,6 +15,7 @@ use twistor_tests::{World, contract, kernel_contract};
 
 type Words = Rc<RefCell<Vec<String>>>;
 
+#[allow(clippy::needless_pass_by_value, reason = "for literals")]
 fn say(words: &Words, word: impl ToString) {
     words.borrow_mut().push(word.to_string());
 }

@@ -1,5 +1,7 @@
 //! The contract, section 13: several futures at a time, time-outs, shields and scopes.
 
+#![allow(clippy::unwrap_used, reason = "in a test that is what is asserted")]
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -325,7 +327,10 @@ contract! {
         // What is spawned after the end is dropped too.
         let scope = kept.take().unwrap();
         let late = Farewell(Rc::clone(&words), "late");
-        let mut child = scope.spawn(async move { Ok(drop(late)) });
+        let mut child = scope.spawn(async move {
+            drop(late);
+            Ok(())
+        });
         assert_eq!(*words.borrow(), ["child", "late"]);
         assert_eq!(poll_once(&mut child), Poll::Ready(Err(Interruption::Cancelled)));
         drop(world);

@@ -409,7 +409,7 @@ impl Inner {
 
     pub(super) fn task_name(&self, token: Token) -> Option<String> {
         let tasks = self.tasks.borrow();
-        tasks.slots.get(token)?.name.as_ref().map(|name| name.to_string())
+        tasks.slots.get(token)?.name.as_ref().map(ToString::to_string)
     }
 
     /// How the log calls a task.
@@ -422,7 +422,7 @@ impl Inner {
         let tasks = self.tasks.borrow();
         let live = tasks.slots.iter().filter(|(_, slot)| slot.is_live());
         live.map(|(_, slot)| TaskInfo {
-            name: slot.name.as_ref().map(|name| name.to_string()),
+            name: slot.name.as_ref().map(ToString::to_string),
             spawned_at: slot.spawned_at,
         })
         .collect()

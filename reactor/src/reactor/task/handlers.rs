@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+#[cfg(unix)]
 use std::io;
 #[cfg(unix)]
 use std::os::fd::AsFd;
