@@ -51,7 +51,7 @@ kernel_contract! {
     // Line 75.
     fn a_future_of_tokio_runs_on_the_thread_of_the_loop_and_is_woken_from_another(driver) {
         let world = World::new(driver);
-        let port = world.listen(|_| Script::new(&Log::new()).on_data(|transport, data| transport.write(data)));
+        let port = world.listen(|_| Script::new(&Log::new()).on_data(twistor::Transport::write));
         let address = port.local_addr().socket_addr().expect("an IP port");
         let future = world.reactor.with_tokio(async move {
             // Not `Send`: it never leaves this thread.
