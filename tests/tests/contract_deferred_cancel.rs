@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use twistor::{Deferred, Handle, Interruption, Resolver};
+use twistor::{Connection, Deferred, Handle, Interruption, Protocol, Resolver, Transport};
 use twistor_tests::{Driver, World, contract, logged};
 
 type Outcome<T, E> = Rc<RefCell<Option<Result<T, E>>>>;
@@ -202,6 +202,77 @@ contract! {
         deferred.on_done(|_, _| unreachable!("there is no loop"));
         drop(world);
     }
+}
+
+/// Asks one thing after the other; the server echoes.
+#[derive(Default)]
+struct Client(Option<Resolver<(), String>>);
+
+impl Protocol for Client {
+    fn data_received(&mut self, _: &Transport, _: &[u8]) {
+        if let Some(resolver) = self.0.take() {
+            resolver.callback(());
+        }
+    }
+}
+
+/// Says something on the connection; gives the connection back when the answer comes. Cancelled, it ends it.
+fn say(connection: Connection<Client>, text: &'static [u8]) -> Deferred<Connection<Client>, String> {
+    let transport = connection.transport().clone();
+    let (resolver, answer) =
+        Deferred::with_canceller(connection.reactor(), move |_, _| transport.abort_connection());
+    connection.post(move |client, transport| {
+        client.0 = Some(resolver);
+        transport.write(text);
+    });
+    answer.map(move |()| connection)
+}
+
+// Line 73: cancel at every pass of connect, handshake, request.
+#[test]
+fn a_conversation_cancelled_at_any_pass_ends_once_and_leaves_no_connection() {
+    struct Echo;
+    impl Protocol for Echo {
+        fn data_received(&mut self, transport: &Transport, data: &[u8]) {
+            transport.write(data);
+        }
+    }
+    let mut completed = 0;
+    for passes in 0..30 {
+        let world = World::new(Driver::Simulated);
+        let port = world.listen(|_| Echo);
+        let witness = Rc::new(());
+        let (one, two, three) = (Rc::clone(&witness), Rc::clone(&witness), Rc::clone(&witness));
+        let chain = world
+            .reactor
+            .connect(format!("tcp:{}", port.local_addr()), |_| Client::default())
+            .map_err(|error| error.to_string())
+            .and_then(move |_, connection| {
+                drop(one);
+                say(connection, b"hello")
+            })
+            .and_then(move |_, connection| {
+                drop(two);
+                say(connection, b"request")
+            })
+            .map(move |connection| {
+                drop(three);
+                connection.lose_connection();
+            });
+        let canceller = chain.canceller();
+        let ends = Rc::new(RefCell::new(Vec::new()));
+        let ending = Rc::clone(&ends);
+        chain.on_done(move |_, outcome| ending.borrow_mut().push(outcome.is_ok()));
+        world.turns(passes);
+        let is_cancelled = canceller.cancel();
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(ends.take(), [!is_cancelled], "after {passes} passes");
+        completed += usize::from(!is_cancelled);
+        let stats = world.reactor.stats();
+        assert_eq!((stats.connections, stats.attempts, stats.timers), (0, 0, 0), "after {passes} passes");
+        assert_eq!(Rc::strong_count(&witness), 1);
+    }
+    assert!((1..30).contains(&completed), "{completed} were over when they were cancelled");
 }
 
 // Line 73: cancel at every pass of a chain of steps; nothing leaks, nothing fires twice.

@@ -337,6 +337,28 @@ contract! {
     }
 
     // Line 75.
+    fn a_future_becomes_a_deferred_and_so_does_a_task(driver) {
+        let world = World::new(driver);
+        let (mut resolvers, [one, two]) = several::<2>(&world);
+        let handle = &world.reactor;
+        let made = Number::from_future(handle, async move { Ok(one.await? + 1) }).map(|value| value + 1);
+        decide(&mut resolvers[0], Ok(1));
+        assert_eq!(outcome(&world, made), Ok(3));
+        let failing = Number::from_future(handle, async { panic!("no") });
+        assert_eq!(outcome(&world, failing), Err(Interruption::Panicked("no".into())));
+        let waiting = Number::from_future(handle, two).map(|value| value + 1);
+        world.turns(2);
+        assert!(waiting.cancel());
+        assert_eq!(outcome(&world, waiting), Err(Interruption::Cancelled));
+        assert!(!decide(&mut resolvers[1], Ok(1)), "cancelled with the task");
+        // A link goes on with a task.
+        let chain = Number::ready(handle, Ok(1)).and_then(|handle, value| handle.spawn(async move { value * 3 }));
+        assert_eq!(outcome(&world, chain), Ok(3));
+        let task = handle.spawn(async { 5 }).into_deferred();
+        assert_eq!(outcome(&world, task), Ok(5));
+    }
+
+    // Line 75.
     fn a_task_that_waits_in_a_chain_of_links(driver) {
         let world = World::new(driver);
         let (mut resolvers, [input]) = several::<1>(&world);

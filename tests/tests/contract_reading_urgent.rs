@@ -91,7 +91,7 @@ kernel_contract! {
         let world = World::new(driver);
         let (source, from) = world.pair(Script::new(&Log::new()));
         let (target, to) = world.pair(Script::new(&Log::new()));
-        let _ = source.pipe(&target);
+        drop(source.pipe(&target));
         from.send(b"before");
         assert_eq!(to.receive(6), b"before");
         send_urgent(&from, b"!");

@@ -255,7 +255,7 @@ kernel_contract! {
             let (source, from) = world.pair(Script::new(&source_log));
             let (target, mut to) = world.pair(Script::new(&target_log).on_eof(|_| twistor::Eof::KeepOpen));
             world.turns(2);
-            let _ = source.pipe(&target);
+            drop(source.pipe(&target));
             from.send(b"through");
             assert_eq!(to.receive(7), b"through");
             to.close();

@@ -317,6 +317,31 @@ contract! {
     }
 
     // Line 17.
+    fn a_looping_call_ends_with_an_error_that_its_hook_returns_or_a_resolver_that_it_drops(driver) {
+        let world = World::new(driver);
+        let end = |looping: &twistor::LoopingCall| {
+            let outcome = Rc::new(RefCell::new(None));
+            let heard = Rc::clone(&outcome);
+            looping.finished().on_done(move |_, result| {
+                *heard.borrow_mut() = Some(result.map_err(|error| error.to_string()));
+            });
+            world.until("the end", || outcome.borrow().is_some());
+            outcome.take().expect("an end").expect_err("a failure")
+        };
+        let calls = Rc::new(Cell::new(0));
+        let count = Rc::clone(&calls);
+        let looping = world.reactor.every(Duration::from_millis(1), move |_, _| {
+            count.set(count.get() + 1);
+            if count.get() < 3 { Ok(()) } else { Err("enough") }
+        });
+        assert_eq!(end(&looping), "enough");
+        assert_eq!(calls.get(), 3);
+        let looping =
+            world.reactor.every(Duration::from_millis(1), |handle, _| Deferred::<(), String>::new(handle).1);
+        assert!(end(&looping).contains("dropped"));
+    }
+
+    // Line 17.
     fn a_looping_call_stopped_while_its_deferred_is_open_is_not_called_again(driver) {
         let world = World::new(driver);
         let slot: Rc<RefCell<Option<Resolver<(), String>>>> = Rc::default();

@@ -335,8 +335,8 @@ contract! {
                 let log = log.clone();
                 move |_| log.say("start added")
             }));
-            let _ = group.remove(reactor, id.take().expect("an id"));
-            let _ = group.when_running(reactor, added);
+            drop(group.remove(reactor, id.take().expect("an id")));
+            drop(group.when_running(reactor, added));
             let _ = group.start(reactor);
         }));
         last.set(Some(trial.add("last", Does::Nothing, Does::Nothing)));

@@ -429,7 +429,7 @@ impl Names {
 
 /// Whether a resolver's Deferred ended without anybody deciding it.
 fn is_interrupted(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|cause| cause.is::<Interruption>())
+    matches!(error.get_ref(), Some(cause) if cause.is::<Interruption>())
 }
 
 /// The order of the addresses is that of RFC 6724, as far as the system keeps to it.

@@ -374,7 +374,7 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
     ("Handle::adopt_listener", |stage| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         if let Ok(port) = stage.handle.adopt_listener(listener, Watched::new()) {
-            let _ = port.stop_listening();
+            drop(port.stop_listening());
         }
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(stage.handle.adopt_listener(null, Watched::new()).is_err());

@@ -210,9 +210,9 @@ impl<T: 'static, E: Failure> Shared<T, E> {
                 return;
             };
             drop(state);
-            let called = inner
-                .contain(format_args!("a hook of what is completed, made at {}", self.made_at), || {
-                    hook(handle, index, outcome)
+            let called =
+                inner.contain(format_args!("a hook of what is completed, made at {}", self.made_at), || {
+                    hook(handle, index, outcome);
                 });
             let mut state = self.state.borrow_mut();
             let end = match (called, &state.taker) {

@@ -11,9 +11,10 @@ use crate::core::interruption::Interruption;
 use crate::core::slots::Token;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
+use crate::reactor::task::Task;
 use crate::reactor::watchdog::Hook;
 
-/// What a link's closure returns: an outcome, or a Deferred that will have one.
+/// What a link's closure returns: an outcome, or a [`Deferred`] or a [`Task`] that will have one.
 pub trait Outcome {
     /// What there is if it goes well.
     type Value;
@@ -48,6 +49,17 @@ impl<T, E> Outcome for Deferred<T, E> {
 
     fn split(self) -> Split<T, E> {
         Split::Later(self)
+    }
+}
+
+/// A link may go on with a task.
+impl<T: 'static> Outcome for Task<T> {
+    type Value = T;
+    type Error = Interruption;
+
+    #[track_caller]
+    fn split(self) -> Split<T, Interruption> {
+        Split::Later(self.into_deferred())
     }
 }
 

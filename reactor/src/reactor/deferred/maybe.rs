@@ -5,9 +5,9 @@ use std::error::Error;
 use super::Deferred;
 use crate::reactor::handle::Handle;
 
-/// What a hook may return that can take its time: `()`, or a [`Deferred`] that is waited for.
+/// What a hook may return that can take its time: `()`, a `Result`, or a [`Deferred`] that is waited for.
 pub trait MaybeDeferred {
-    /// Calls `done` when it is over: at once for `()`.
+    /// Calls `done` when it is over: at once if there is nothing to wait for.
     #[doc(hidden)]
     fn when_done(self, done: impl FnOnce(&Handle, Result<(), Box<dyn Error>>) + 'static)
     -> Option<Completed>;
@@ -21,6 +21,20 @@ pub struct Completed;
 impl MaybeDeferred for () {
     fn when_done(self, _: impl FnOnce(&Handle, Result<(), Box<dyn Error>>) + 'static) -> Option<Completed> {
         Some(Completed)
+    }
+}
+
+impl<E: Into<Box<dyn Error>> + 'static> MaybeDeferred for Result<(), E> {
+    fn when_done(
+        self,
+        done: impl FnOnce(&Handle, Result<(), Box<dyn Error>>) + 'static,
+    ) -> Option<Completed> {
+        let Err(error) = self else { return Some(Completed) };
+        // Heard from the loop, as an error that comes later.
+        if let Some(handle) = Handle::current() {
+            handle.call_soon(move |handle| done(handle, Err(error.into())));
+        }
+        None
     }
 }
 

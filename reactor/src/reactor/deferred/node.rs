@@ -209,7 +209,11 @@ impl<T: 'static, E: Failure> Output<T, E> {
             State::Waiting => self.state.set(State::Fired(outcome)),
             State::Waker(waker) => {
                 self.state.set(State::Fired(outcome));
-                waker.wake();
+                // It may be a user's.
+                match handle.inner() {
+                    Some(inner) => drop(inner.contain("a waker", || waker.wake())),
+                    None => waker.wake(),
+                }
             }
             State::Abandoned => self.unhandled(outcome, handle, made_at),
             decided @ (State::Fired(_) | State::Done) => {
@@ -243,7 +247,7 @@ impl<T: 'static, E: Failure> Output<T, E> {
             }
             State::Done => self.state.set(State::Done),
             waited @ (State::Waiting | State::Consumer(_) | State::Waker(_) | State::Abandoned) => {
-                drop(waited)
+                drop(waited);
             }
         }
     }
