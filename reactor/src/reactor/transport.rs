@@ -709,6 +709,20 @@ impl Transport {
         self.0.machine.borrow().room(&self.0.pool)
     }
 
+    /// Queues a copy of a little `data` if all of it stays below the high mark and nothing is out of the ordinary.
+    #[inline]
+    pub(crate) fn write_below_mark(&self, data: &[u8]) -> bool {
+        let fits = {
+            let mut machine = self.0.machine.borrow_mut();
+            machine.queued() + data.len() <= self.0.pool.limits().high
+                && machine.write_small(data, &self.0.pool)
+        };
+        if fits {
+            self.attend();
+        }
+        fits
+    }
+
     /// Whether something is queued, or was and will never leave.
     pub(crate) fn has_unsent_output(&self) -> bool {
         let machine = self.0.machine.borrow();

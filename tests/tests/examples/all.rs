@@ -4,6 +4,7 @@ use crate::support::Program;
 
 const ALL: [&str; 31] = [
     "echo_server",
+    "echo_async",
     "chat",
     "port_forward",
     "timers",
@@ -11,7 +12,6 @@ const ALL: [&str; 31] = [
     "two_fetches",
     "cancel_task",
     "gather_race_timeout",
-    "echo_async",
     "deferred_chain",
     "custom_event",
     "event_driven",

@@ -1,10 +1,9 @@
 //! The examples of coroutines, tasks and Deferreds.
 
 use std::io::{Write, pipe};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{ANY_PORT, Program, connect, exchange, pattern};
+use crate::support::Program;
 
 /// What an example prints, whole.
 fn printed(name: &str, arguments: &[&str]) -> Vec<String> {
@@ -106,22 +105,5 @@ fn events_of_lines_and_of_a_timer_reach_one_handler() {
     drop(typing);
     program.output.until("Ends.");
     assert!(begin.elapsed() >= Duration::from_secs(10));
-    assert!(program.wait().success());
-}
-
-#[test]
-fn an_echo_of_tasks_serves_many_at_a_time_and_stops_cleanly() {
-    let (mut program, address) = Program::serve("echo_async", &[ANY_PORT]);
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let data = pattern(1_000_000);
-                assert!(exchange(&connect(address), &data) == data);
-            });
-        }
-    });
-    program.signal("-TERM");
-    let last = program.output.until("echo_async: ");
-    assert!(last.contains('8'), "{last}");
     assert!(program.wait().success());
 }

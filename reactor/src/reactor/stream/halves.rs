@@ -54,8 +54,8 @@ impl ReadHalf {
     /// # Errors
     ///
     /// As there.
-    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_read_ref(cx, buffer)).await
+    pub fn read(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
+        poll_fn(|cx| self.poll_read_ref(cx, buffer))
     }
 
     fn poll_read_ref(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -254,16 +254,15 @@ impl WriteHalf {
     /// # Errors
     ///
     /// As there.
-    pub async fn write_all(&self, data: &[u8]) -> io::Result<()> {
+    pub fn write_all(&self, data: &[u8]) -> impl Future<Output = io::Result<()>> {
         let mut left = data;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             while !left.is_empty() {
                 let count = ready!(self.shared.poll_write(cx, left))?;
                 left = &left[count..];
             }
             Poll::Ready(Ok(()))
         })
-        .await
     }
 
     /// As [`Stream::write_bytes`].

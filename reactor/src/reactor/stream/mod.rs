@@ -185,8 +185,8 @@ impl Stream {
     /// # Errors
     ///
     /// The connection broke; everything that came before was read.
-    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer).await
+    pub fn read(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
+        self.reader.read(buffer)
     }
 
     /// Waits until the whole `buffer` can be filled, and fills it. Until then nothing is taken: while it waits, the stream
@@ -262,8 +262,8 @@ impl Stream {
     /// # Errors
     ///
     /// As [`write`](Self::write); a part may have been sent.
-    pub async fn write_all(&self, data: &[u8]) -> io::Result<()> {
-        self.writer.write_all(data).await
+    pub fn write_all(&self, data: &[u8]) -> impl Future<Output = io::Result<()>> {
+        self.writer.write_all(data)
     }
 
     /// Waits until the connection takes output, and queues all of `bytes`: by reference when they are many.

@@ -45,6 +45,8 @@ pub(super) struct Shared {
     wanted: Cell<usize>,
     input_end: Cell<InputEnd>,
     loss: RefCell<Option<Reason>>,
+    /// Whether there is a loss.
+    is_lost: Cell<bool>,
     pub(super) readers: Waiters,
     pub(super) writers: Waiters,
     pub(super) flushers: Waiters,
@@ -67,6 +69,7 @@ impl Shared {
             wanted: Cell::new(0),
             input_end: Cell::new(InputEnd::Open),
             loss: RefCell::new(None),
+            is_lost: Cell::new(false),
             readers: Waiters::default(),
             writers: Waiters::default(),
             flushers: Waiters::default(),
@@ -140,7 +143,7 @@ impl Shared {
 
     /// The connection is over, for this stream at least.
     pub(super) fn lose(&self, reason: &Reason) {
-        if self.loss.borrow().is_some() {
+        if self.is_lost.replace(true) {
             return;
         }
         *self.loss.borrow_mut() = Some(reason.clone());
@@ -150,7 +153,7 @@ impl Shared {
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        self.loss.borrow().is_some()
+        self.is_lost.get()
     }
 
     // Reading.
@@ -268,7 +271,17 @@ impl Shared {
 
     // Writing.
 
+    #[inline]
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
+        if !self.is_lost() && self.transport().write_below_mark(data) {
+            return Poll::Ready(Ok(data.len()));
+        }
+        self.poll_write_some(cx, data)
+    }
+
+    #[inline(never)]
+    fn poll_write_some(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let transport = self.transport();
         let room = ready!(self.poll_room(cx))?;
         if data.len() >= AT_ONCE_FROM {
