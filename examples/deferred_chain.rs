@@ -46,7 +46,7 @@ fn main() -> Result<(), Failure> {
             println!("looked up: {number}");
             number
         })
-        .and_then(|reactor, number| sum_up_to(reactor, number))
+        .and_then(sum_up_to)
         .map(|sum| format!("the sum is {sum}"))
         .or_else(|_, error| {
             println!("an error passes by: {error}");

@@ -482,8 +482,8 @@ contract! {
         let vacant = world.machine().vacant();
         let connector = handle.connector(vacant).unwrap();
         drop(world);
-        let _ = handle.connect(vacant, never());
-        let _ = connector.connect(never());
+        drop(handle.connect(vacant, never()));
+        drop(connector.connect(never()));
         assert_eq!(handle.listen("tcp:0", |_| Echo).unwrap_err().kind(), ErrorKind::NotConnected);
     }
 }

@@ -332,7 +332,7 @@ contract! {
         // Nor is one that has its outcome.
         let (mut resolvers, [input]) = several::<1>(&world);
         decide(&mut resolvers[0], Ok(1));
-        let task = world.reactor.spawn(async move { input.await });
+        let task = world.reactor.spawn(input);
         assert_eq!(end(&world, task), Ok(Ok(1)));
     }
 

@@ -378,7 +378,7 @@ contract! {
                     .on_made(Transport::lose_connection)
                     .on_lost(move |_, _| lost());
                 handle.connect_protocol(format!("tcp:{}", port.local_addr()), client).on_done(move |_, _| {
-                    let _ = port.stop_listening();
+                    drop(port.stop_listening());
                 });
             });
         });

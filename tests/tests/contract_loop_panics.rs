@@ -343,7 +343,7 @@ contract! {
         let peer = world.connect(&port);
         peer.send(b"x");
         assert_eq!(peer.receive(1), b"x");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.until("both panics", || world.reactor.stats().panics == 2);
         goes_on(&world);
     }
@@ -434,7 +434,7 @@ contract! {
             let _ = &held;
             None::<Script>
         });
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         world.until("the factory is dropped", || drops.get() == 3);
         // Of closures that ran.
         let (one, other) = (bomb(), bomb());

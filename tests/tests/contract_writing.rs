@@ -605,7 +605,7 @@ contract! {
         kept.1.write(b"x");
         kept.1.write_bytes(vec![0; 10_000]);
         let _ = kept.1.try_write(b"x");
-        let _ = kept.1.flushed();
+        drop(kept.1.flushed());
     }
 }
 
@@ -625,6 +625,6 @@ fn every_write(transport: &Transport, lost: bool) {
         assert!(Write::write(&mut &*transport, b"dropped").is_err());
     }
     let file = std::fs::File::open("/dev/null").expect("a file");
-    let _ = transport.send_file(file, 0..10);
+    drop(transport.send_file(file, 0..10));
     assert_eq!(transport.queued(), queued);
 }

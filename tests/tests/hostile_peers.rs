@@ -427,7 +427,7 @@ kernel_contract! {
             assert_eq!(client.hear("received"), ALL.to_string());
             client.finish();
             made.borrow_mut().take();
-            let _ = port.stop_listening();
+            drop(port.stop_listening());
             bystander.is_served();
             balance.is_restored(&world, 100);
         });

@@ -337,7 +337,7 @@ contract! {
             }));
             drop(group.remove(reactor, id.take().expect("an id")));
             drop(group.when_running(reactor, added));
-            let _ = group.start(reactor);
+            drop(group.start(reactor));
         }));
         last.set(Some(trial.add("last", Does::Nothing, Does::Nothing)));
         assert_eq!(wait(&world, "it runs", trial.group.start(&world.reactor)), Ok(()));
@@ -345,7 +345,7 @@ contract! {
         // One that stops everything while it starts.
         let group = trial.group.clone();
         trial.group.add(ServiceFn::new("end").on_start(move |reactor| {
-            let _ = group.stop(reactor);
+            drop(group.stop(reactor));
         }));
         world.until("it has stopped", || !trial.group.is_running());
     }
@@ -490,8 +490,8 @@ contract! {
         assert_eq!(wait(&world, "it runs", trial.group.start(&world.reactor)), Ok(()));
         let handle: Handle = (*world.reactor).clone();
         let rest = world.end();
-        let _ = trial.group.stop(&handle);
-        let _ = trial.group.remove(&handle, id);
+        drop(trial.group.stop(&handle));
+        drop(trial.group.remove(&handle, id));
         trial.add("b", Does::Nothing, Does::Nothing);
         assert_eq!(trial.log.take(), ["start a"]);
         let Trial { group, log, .. } = trial;

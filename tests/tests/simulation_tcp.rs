@@ -450,7 +450,7 @@ fn a_port_can_be_listened_on_again_while_its_connections_live() {
     let port = net.a.reactor().listen("tcp:80", |_| Echo).expect("a port");
     let client = net.connect(&net.b, &net.a, 80);
     net.sim.run_for(secs(1));
-    let _ = port.stop_listening();
+    drop(port.stop_listening());
     net.sim.run_for(secs(1));
     assert_eq!(net.failure(&net.b, net.a.address(80)).0, ConnectErrorKind::Refused);
     net.exchange(&client, b"hello");

@@ -580,7 +580,7 @@ fn a_recording_factory_remembers_whom_it_served() {
     assert_eq!(logs, [b"one", b"two"]);
     let peers: Vec<_> = factory.peers().iter().map(|peer| peer.address.socket_addr()).collect();
     assert_eq!(peers, connections.iter().map(|stream| Some(stream.local_addr())).collect::<Vec<_>>());
-    let _ = port.stop_listening();
+    drop(port.stop_listening());
     sim.run_for(SECOND);
     assert_eq!(factory.started_and_stopped(), (1, 1));
 }
