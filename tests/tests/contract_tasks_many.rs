@@ -52,6 +52,7 @@ fn a_million_waiting_tasks_are_small() {
     reactor.turn(Some(Duration::ZERO)).unwrap();
     assert_eq!(reactor.stats().tasks, MANY);
     let each = (counts().bytes - before) / MANY as i64;
+    println!("{each} bytes each");
     assert!(each <= BYTES, "{each} bytes");
     drop(reactor);
     assert!(counts().bytes <= before, "nothing is left");
@@ -69,6 +70,7 @@ fn a_million_sleeping_tasks_are_small_and_wake_in_time() {
     }
     reactor.turn(Some(Duration::ZERO)).unwrap();
     let each = (counts().bytes - before) / MANY as i64 - future;
+    println!("{each} bytes each");
     assert!(each <= BYTES, "{each} bytes");
     let patience = Instant::now() + Duration::from_secs(20);
     while reactor.stats().tasks > 0 {
