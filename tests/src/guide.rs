@@ -25,11 +25,8 @@ pages! {
     local: "docs/src/guide/local.md",
     names: "docs/src/guide/names.md",
     timers: "docs/src/guide/timers.md",
-<<<<<<< HEAD
     deferred: "docs/src/guide/deferred.md",
-=======
     tasks: "docs/src/guide/tasks.md",
->>>>>>> main
     shared_state: "docs/src/guide/shared-state.md",
     primitives: "docs/src/guide/primitives.md",
     threads: "docs/src/guide/threads.md",
