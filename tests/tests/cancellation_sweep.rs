@@ -1,7 +1,6 @@
 //! A task that connects, shakes hands, asks and hears an answer is cancelled at every pass of its life, and given up after
 //! every so many microseconds. Wherever that is, nothing is left of it: no connection, attempt, timer, task or byte. And
 //! nothing of it is heard afterwards.
-// Lines 51, 73, 75.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 
@@ -128,6 +127,7 @@ impl Stage {
 }
 
 contract! {
+    // Lines 51, 73, and 75.
     fn cancelled_at_any_pass_nothing_is_left(driver) {
         let stage = Stage::new(driver);
         let mut reached = [false; 6];
@@ -160,6 +160,7 @@ contract! {
 }
 
 /// The same by the clock, as whoever waits for a task gives it up: in steps shorter than anything takes.
+// Lines 51, 73, and 75.
 #[test]
 fn given_up_at_any_time_nothing_is_left() {
     let stage = Stage::new(Driver::Simulated);
