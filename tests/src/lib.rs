@@ -30,6 +30,7 @@ mod guide;
 pub mod logged;
 mod machine;
 mod mail;
+pub mod outcome;
 pub mod process;
 pub mod pty;
 

@@ -1,6 +1,6 @@
 //! hyper's servers and clients on streams: its I/O, its timer, its executor.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -20,18 +20,10 @@ use hyper::rt::Timer;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, client, server};
 use twistor::{Handle, HyperExecutor, HyperTimer, Port, Stream, task};
+use twistor_tests::outcome::complete;
 use twistor_tests::{Driver, Ending, World, contract, kernel_contract};
 
 type Answer = UnsyncBoxBody<Bytes, hyper::Error>;
-
-/// Runs a future as a task until it has ended.
-fn complete<T: 'static>(world: &World, future: impl Future<Output = T> + 'static) -> T {
-    let place = Rc::new(RefCell::new(None));
-    let noted = Rc::clone(&place);
-    world.reactor.spawn(future).on_done(move |_, outcome| *noted.borrow_mut() = Some(outcome));
-    world.until("the task ends", || place.borrow().is_some());
-    place.take().expect("it is there").expect("it ended by itself")
-}
 
 fn whole(bytes: impl Into<Bytes>) -> Answer {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()

@@ -1,7 +1,7 @@
 //! Futures that need a tokio runtime, as tasks of the loop: `Handle::with_tokio`.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -18,16 +18,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use twistor::{Handle, Interruption, Reactor, Stream};
+use twistor_tests::outcome::complete;
 use twistor_tests::{Driver, Log, Script, World, in_child, kernel_contract, process};
-
-/// Runs a future as a task until it has ended.
-fn complete<T: 'static>(world: &World, future: impl Future<Output = T> + 'static) -> T {
-    let place = Rc::new(RefCell::new(None));
-    let noted = Rc::clone(&place);
-    world.reactor.spawn(future).on_done(move |_, outcome| *noted.borrow_mut() = Some(outcome));
-    world.until("the task ends", || place.borrow().is_some());
-    place.take().expect("it is there").expect("it ended by itself")
-}
 
 fn is_inside() -> bool {
     tokio::runtime::Handle::try_current().is_ok()

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{Deferred, Interruption, Protocol, Resolver, ShutdownPhase, Transport};
+use twistor_tests::outcome::outcome;
 use twistor_tests::{Driver, World, contract, logged};
 
 type Notes = Rc<RefCell<Vec<String>>>;
@@ -19,14 +20,6 @@ fn pair(world: &World) -> (Resolver<u32, String>, Deferred<u32, String>) {
 }
 
 /// The outcome, which must come.
-fn outcome<T: 'static, E: 'static>(world: &World, deferred: Deferred<T, E>) -> Result<T, E> {
-    let slot = Rc::new(RefCell::new(None));
-    let filled = Rc::clone(&slot);
-    deferred.on_done(move |_, outcome| *filled.borrow_mut() = Some(outcome));
-    world.until("the outcome comes", || slot.borrow().is_some());
-    slot.take().expect("it came")
-}
-
 struct Quiet;
 
 impl Protocol for Quiet {

@@ -5,22 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{Connection, Deferred, Handle, Interruption, Protocol, Resolver, Transport};
+use twistor_tests::outcome::{outcome, watch};
 use twistor_tests::{Driver, World, contract, logged};
-
-type Outcome<T, E> = Rc<RefCell<Option<Result<T, E>>>>;
-
-fn watch<T: 'static, E: 'static>(deferred: Deferred<T, E>) -> Outcome<T, E> {
-    let slot = Outcome::default();
-    let filled = Rc::clone(&slot);
-    deferred.on_done(move |_, outcome| *filled.borrow_mut() = Some(outcome));
-    slot
-}
-
-fn outcome<T: 'static, E: 'static>(world: &World, deferred: Deferred<T, E>) -> Result<T, E> {
-    let slot = watch(deferred);
-    world.until("the outcome comes", || slot.borrow().is_some());
-    slot.take().expect("it came")
-}
 
 type Made = (Resolver<u32, Interruption>, Deferred<u32, Interruption>);
 

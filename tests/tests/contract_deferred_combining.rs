@@ -5,26 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{Deferred, Interruption, Resolver, Task, task};
+use twistor_tests::outcome::{Outcome, outcome, watch};
 use twistor_tests::{Driver, World, contract, logged};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 type Number = Deferred<u32, Interruption>;
-type Outcome<T, E> = Rc<RefCell<Option<Result<T, E>>>>;
-
-fn watch<T: 'static, E: 'static>(deferred: Deferred<T, E>) -> Outcome<T, E> {
-    let slot = Outcome::default();
-    let filled = Rc::clone(&slot);
-    deferred.on_done(move |_, outcome| *filled.borrow_mut() = Some(outcome));
-    slot
-}
-
-fn outcome<T: 'static, E: 'static>(world: &World, deferred: Deferred<T, E>) -> Result<T, E> {
-    let slot = watch(deferred);
-    world.until("the outcome comes", || slot.borrow().is_some());
-    slot.take().expect("it came")
-}
-
 fn end<T: 'static>(world: &World, task: Task<T>) -> Result<T, Interruption> {
     let slot = Outcome::default();
     let filled = Rc::clone(&slot);

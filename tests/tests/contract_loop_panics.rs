@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::rc::Rc;
-use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,37 +10,7 @@ use twistor::{
     ConnectErrorKind, Deferred, Eof, Factory, OnTimeout, PanicPolicy, Peer as Address, Protocol, Reason,
     ShutdownPhase, Timeouts, Transport,
 };
-use twistor_tests::{Ending, Event, Log, Script, World, contract};
-
-thread_local! {
-    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what is logged, for the thread that logs it.
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if record.level() == log::Level::Error {
-            LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-fn keep_log() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        log::set_logger(&Logger).expect("the only logger");
-        log::set_max_level(log::LevelFilter::Error);
-    });
-    LINES.take();
-}
+use twistor_tests::{Ending, Event, Log, Script, World, contract, logged};
 
 /// Panics when dropped, but not while another panic is on its way.
 struct Bomb(Rc<Cell<u32>>);
@@ -234,7 +203,7 @@ contract! {
 
     // Line 5.
     fn a_panic_in_connection_lost_is_only_logged(driver) {
-        keep_log();
+        logged::keep();
         let world = World::new(driver);
         let log = Log::new();
         let (transport, _peer) = world.pair(Script::new(&log).on_lost(|_, _| panic!("the last word")));
@@ -243,7 +212,7 @@ contract! {
         world.turns(3);
         assert_eq!(log.lost().as_deref(), Some("aborted"), "told once");
         assert_eq!((world.reactor.stats().panics, world.reactor.stats().connections), (1, 0));
-        let lines = LINES.take();
+        let lines = logged::take();
         assert!(lines.iter().any(|line| line.contains("the last word")), "{lines:?}");
         goes_on(&world);
     }
@@ -267,13 +236,13 @@ contract! {
 
     // Line 5.
     fn a_panic_is_logged_with_where_it_happened(driver) {
-        keep_log();
+        logged::keep();
         let world = World::new(driver);
         let log = Log::new();
         let (_, peer) = world.pair(Script::new(&log).on_data(|_, _| panic!("words to find")));
         peer.send(b"x");
         world.until("the loss", || log.lost().is_some());
-        let lines = LINES.take();
+        let lines = logged::take();
         let line = lines.iter().find(|line| line.contains("words to find"));
         let line = line.unwrap_or_else(|| panic!("not logged: {lines:?}"));
         assert!(line.contains("Script::data_received"), "{line}");

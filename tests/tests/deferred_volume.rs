@@ -1,11 +1,12 @@
 //! A million links: bounded stack, one allocation and few bytes for each, and no step that grows with their number
 //! (a quadratic one would not end).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 use twistor::{Deferred, Handle, Interruption, Resolver};
 use twistor_tests::allocations::{Counting, counts};
+use twistor_tests::outcome::outcome;
 use twistor_tests::{Driver, World};
 
 #[global_allocator]
@@ -29,16 +30,6 @@ fn chain(handle: &Handle, links: u32) -> (Resolver<u32, Interruption>, Number) {
         deferred = deferred.map(|value| value + 1);
     }
     (resolver, deferred)
-}
-
-fn outcome<T: 'static, E: 'static>(world: &World, deferred: Deferred<T, E>) -> Result<T, E> {
-    let slot = Rc::new(RefCell::new(None));
-    let filled = Rc::clone(&slot);
-    deferred.on_done(move |_, outcome| *filled.borrow_mut() = Some(outcome));
-    while slot.borrow().is_none() {
-        world.turns(1);
-    }
-    slot.take().expect("it came")
 }
 
 // Line 71.

@@ -1,4 +1,4 @@
-//! `echo_server`.
+//! `echo_server`, and `echo_async`, which does the same.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
@@ -6,11 +6,15 @@ use std::process::{Command, Stdio};
 
 use crate::support::{ANY_PORT, Lines, Program, connect, exchange, pattern};
 
+const BOTH: [&str; 2] = ["echo_server", "echo_async"];
+
 #[test]
 fn returns_every_byte() {
-    let (_server, address) = Program::serve("echo_server", &[ANY_PORT]);
-    let data = pattern(1 << 20);
-    assert!(exchange(&connect(address), &data) == data);
+    for name in BOTH {
+        let (_server, address) = Program::serve(name, &[ANY_PORT]);
+        let data = pattern(1 << 20);
+        assert!(exchange(&connect(address), &data) == data);
+    }
 }
 
 #[test]
@@ -35,15 +39,15 @@ fn can_be_talked_to_with_nc() {
 
 #[test]
 fn stops_cleanly_on_a_signal_and_says_what_it_served() {
-    for signal in ["-TERM", "-INT"] {
-        let (mut server, address) = Program::serve("echo_server", &[ANY_PORT]);
+    for (name, signal) in BOTH.iter().flat_map(|name| [(name, "-TERM"), (name, "-INT")]) {
+        let (mut server, address) = Program::serve(name, &[ANY_PORT]);
         let mut open = connect(address);
         open.write_all(b"twelve bytes").expect("the server reads");
         open.read_exact(&mut [0; 12]).expect("an answer");
         server.signal(signal);
         assert_eq!(open.read(&mut [0]).expect("an orderly end"), 0);
         drop(open);
-        let served = server.output.until("echo_server: ");
+        let served = server.output.until(&format!("{name}: "));
         assert!(served.contains("1 accepted") && served.contains("12 bytes"), "{served}");
         assert!(server.wait().success());
         assert_eq!(server.errors.rest(), [""; 0]);

@@ -4,7 +4,6 @@ mod all;
 mod chat;
 mod custom_event;
 mod daemon;
-mod echo_async;
 mod echo_server;
 mod event_handlers;
 mod file_and_network;
