@@ -104,13 +104,14 @@ mod tests {
     fn a_queue_that_never_drains_does_not_grow_for_ever() {
         let mut queue = DatagramQueue::<()>::new();
         queue.push(None, &[1; 1000]);
-        for round in 0..10_000_u32 {
+        let rounds = if cfg!(miri) { 3_000 } else { 10_000_u32 };
+        for round in 0..rounds {
             queue.push(None, &round.to_ne_bytes().repeat(250));
             queue.pop();
         }
         assert!(queue.bytes.capacity() < 1 << 20, "{}", queue.bytes.capacity());
         let (_, data) = queue.front().unwrap();
-        assert_eq!(data[..4], 9_999_u32.to_ne_bytes());
+        assert_eq!(data[..4], (rounds - 1).to_ne_bytes());
     }
 
     #[test]
