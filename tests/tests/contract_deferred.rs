@@ -267,6 +267,88 @@ contract! {
         assert_eq!(logged::take(), Vec::<String>::new());
     }
 
+    // Line 71.
+    fn a_link_that_returns_its_own_deferred_fails_instead_of_waiting_for_itself(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let (resolver, first) = pair(&world);
+        let slot: Rc<RefCell<Option<Deferred<u32, String>>>> = Rc::default();
+        let own = Rc::clone(&slot);
+        let link = first.and_then(move |_, _| own.take().expect("the link's own Deferred"));
+        let canceller = link.canceller();
+        *slot.borrow_mut() = Some(link);
+        resolver.callback(1);
+        world.turns(2);
+        assert!(!canceller.cancel());
+        let lines = logged::take();
+        assert!(lines.iter().any(|line| line.contains("for itself to wait for")), "{lines:?}");
+    }
+
+    // Line 71.
+    fn links_that_wait_for_each_other_in_a_circle_can_be_asked_to_end(driver) {
+        for length in 1..6 {
+            let world = World::new(driver);
+            let (resolver, first) = pair(&world);
+            let slot: Rc<RefCell<Option<Deferred<u32, String>>>> = Rc::default();
+            let own = Rc::clone(&slot);
+            let mut last = first.and_then(move |_, _| own.take().expect("the last of the circle"));
+            let mut cancellers = vec![last.canceller()];
+            for _ in 0..length {
+                last = last.map(|value| value + 1);
+                cancellers.push(last.canceller());
+            }
+            *slot.borrow_mut() = Some(last);
+            resolver.callback(1);
+            world.turns(2);
+            assert!(cancellers.iter().all(|canceller| !canceller.cancel()));
+        }
+    }
+
+    // Lines 7 and 70.
+    fn a_link_whose_turn_a_stop_has_taken_is_dropped_and_says_so_when_the_loop_runs_again(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let never = |_: u32| -> u32 { unreachable!("its turn has not come") };
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let keep = Rc::clone(&kept);
+        world.reactor.on_shutdown(ShutdownPhase::After, move |handle| {
+            let mut kept = keep.borrow_mut();
+            kept.push(Deferred::<u32, String>::ready(handle, Ok(1)).map(never));
+            kept.push(Deferred::<u32, String>::ready(handle, Ok(2)).map(never).map(never));
+            let (_, cancelled) = Deferred::with_canceller(handle, |_, _| unreachable!("its turn has not come"));
+            cancelled.cancel();
+            kept.push(cancelled);
+            drop(Deferred::<u32, String>::ready(handle, Ok(3)).map(never));
+        });
+        world.reactor.stop();
+        while world.turn(Duration::from_millis(1)) {}
+        let dropped = Interruption::Dropped.to_string();
+        let ends: Vec<_> = kept.take().into_iter().map(|deferred| outcome(&world, deferred)).collect();
+        assert_eq!(ends[..2], [Err(dropped.clone()), Err(dropped)]);
+        assert!(ends[2].is_err());
+        assert_eq!(logged::take(), Vec::<String>::new());
+    }
+
+    // Lines 31, 34, 35 and 72.
+    fn what_connection_lost_tells_is_no_error_in_the_log(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let (transport, _peer) = world.pair(Quiet);
+        let (target, _other) = world.pair(Quiet);
+        transport.write(&vec![0; 1 << 24]);
+        drop(transport.flushed());
+        let _open = transport.flushed();
+        drop(target.pipe(&transport));
+        transport.abort_connection();
+        world.turns(3);
+        drop(transport.flushed());
+        assert_eq!(logged::take(), Vec::<String>::new());
+        // What goes into a chain is of interest to somebody.
+        drop(transport.flushed().map(|()| 1));
+        world.turns(3);
+        assert_eq!(logged::take().len(), 1);
+    }
+
     // Line 70.
     fn a_deferred_reaches_into_a_protocol(driver) {
         #[derive(Default)]

@@ -4,13 +4,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_io::AsyncWrite;
 use twistor::{Protocol, Reason, ServeOptions, Stream, StreamProtocol, Timeouts, Transport};
 use twistor_tests::{Buffers, Ending, Event, Log, Peer, Script, World, contract, pattern};
 
@@ -67,6 +68,29 @@ fn kind<T: std::fmt::Debug>(outcome: io::Result<T>) -> ErrorKind {
 }
 
 contract! {
+    // Line 27.
+    fn a_large_buffer_of_a_vectored_write_is_offered_to_the_kernel_and_not_copied(driver) {
+        let world = World::new(driver);
+        let (mut stream, peer) = pair(&world);
+        let (head, body) = (pattern(100), pattern(40 * 1024));
+        let mut expected = head.clone();
+        expected.extend_from_slice(&body);
+        let written = start(&world, async move {
+            let (mut done, mut queued) = (0, 0);
+            while done < head.len() + body.len() {
+                let rest = &body[done.saturating_sub(head.len())..];
+                let slices = [IoSlice::new(head.get(done..).unwrap_or_default()), IoSlice::new(rest)];
+                done += poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
+                queued = queued.max(stream.transport().queued());
+            }
+            (stream, queued)
+        });
+        assert_eq!(peer.receive(expected.len()), expected);
+        world.until("it is written", || written.borrow().is_some());
+        let (_stream, queued) = written.take().unwrap();
+        assert!(queued < 32 * 1024, "{queued} bytes were copied");
+    }
+
     // Line 19.
     fn a_task_reads_every_byte_in_order_however_it_is_cut(driver) {
         for step in [1, 7, 4096, 1 << 20] {

@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use twistor::{Deferred, DelayedCall, Handle, Resolver};
+use twistor::{Deferred, DelayedCall, Handle, Resolver, task};
 use twistor_tests::allocations::{Counting, counts};
-use twistor_tests::{World, contract};
+use twistor_tests::{World, contract, logged};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -339,6 +339,63 @@ contract! {
         let looping =
             world.reactor.every(Duration::from_millis(1), |handle, _| Deferred::<(), String>::new(handle).1);
         assert!(end(&looping).contains("dropped"));
+    }
+
+    // Line 17.
+    fn a_looping_call_waits_for_the_task_of_its_hook_and_ends_with_its_failure(driver) {
+        let world = World::new(driver);
+        for kind in ["error", "panic", "cancelled"] {
+            let calls = Rc::new(Cell::new(0));
+            let (count, busy) = (Rc::clone(&calls), Rc::new(Cell::new(false)));
+            let looping = world.reactor.every(Duration::from_millis(2), move |handle, _| {
+                assert!(!busy.replace(true), "called again before its task has ended");
+                count.set(count.get() + 1);
+                let (call, busy) = (count.get(), Rc::clone(&busy));
+                let task = handle.spawn(async move {
+                    task::sleep(Duration::from_millis(5)).await;
+                    busy.set(false);
+                    match (call, kind) {
+                        (1, _) => Ok(()),
+                        (_, "panic") => panic!("on purpose"),
+                        (_, "cancelled") => std::future::pending().await,
+                        _ => Err("it broke"),
+                    }
+                });
+                if call == 2 && kind == "cancelled" {
+                    task.cancel();
+                }
+                task
+            });
+            let outcome = Rc::new(RefCell::new(None));
+            let heard = Rc::clone(&outcome);
+            looping.finished().on_done(move |_, result| {
+                *heard.borrow_mut() = Some(result.map_err(|error| error.to_string()));
+            });
+            world.until("the end", || outcome.borrow().is_some());
+            let text = outcome.take().expect("an end").expect_err("a failure");
+            let expected = if kind == "error" { "it broke" } else { kind };
+            assert!(text.contains(expected), "{kind}: {text}");
+            assert_eq!((calls.get(), looping.is_running()), (2, false));
+        }
+    }
+
+    // Lines 17 and 72.
+    fn a_failure_that_comes_when_a_looping_call_was_stopped_is_logged(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let slot: Rc<RefCell<Option<Resolver<(), String>>>> = Rc::default();
+        let kept = Rc::clone(&slot);
+        let looping = world.reactor.every(Duration::from_millis(1), move |handle, _| {
+            let (resolver, deferred) = Deferred::<(), String>::new(handle);
+            *kept.borrow_mut() = Some(resolver);
+            deferred
+        });
+        world.until("the first call", || slot.borrow().is_some());
+        assert!(looping.stop());
+        slot.take().expect("it ran").errback("too late".to_owned());
+        world.turns(2);
+        let lines = logged::take();
+        assert!(lines.len() == 1 && lines[0].contains("too late"), "{lines:?}");
     }
 
     // Line 17.

@@ -382,6 +382,28 @@ contract! {
     }
 
     // Line 51.
+    fn a_kind_that_cancels_its_attempt_and_has_a_connection_all_the_same_has_cancelled_it(driver) {
+        let world = World::new(driver);
+        let canceller: Rc<RefCell<Option<Canceller>>> = Rc::default();
+        let mine = Rc::clone(&canceller);
+        let log = Log::new();
+        let (transport, _peer) = world.pair(Script::new(&log));
+        let kind = move |reactor: &Handle, _: &Arguments, _| {
+            assert!(mine.take().expect("the canceller").cancel());
+            Deferred::ready(reactor, Ok(transport.clone()))
+        };
+        world.reactor.add_connect_kind("fickle", kind).expect("a new kind");
+        let connecting = world.reactor.connect_protocol("fickle:", Script::new(&Log::new()));
+        *canceller.borrow_mut() = Some(connecting.canceller());
+        let outcome = Rc::new(Cell::new(None));
+        let place = Rc::clone(&outcome);
+        connecting.on_done(move |_, result| place.set(Some(result.err().map(|error| error.kind()))));
+        world.until("it has ended", || outcome.get().is_some());
+        assert_eq!(outcome.get(), Some(Some(ConnectErrorKind::Cancelled)));
+        world.until("nobody has the connection", || log.lost().is_some());
+    }
+
+    // Line 51.
     fn an_attempt_can_be_cancelled_by_the_kind_that_begins_it(driver) {
         let world = World::new(driver);
         let canceller: Rc<RefCell<Option<Canceller>>> = Rc::default();

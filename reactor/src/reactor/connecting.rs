@@ -213,14 +213,14 @@ impl Inner {
             }
             match inner.connect_added(&arguments, factory) {
                 Ok(connecting) => {
-                    let canceller = connecting.canceller();
-                    connecting.on_done(move |_, outcome| finish(outcome));
-                    // It may have been cancelled by what has just begun it.
                     if matches!(*seen.borrow(), Added::Cancelled) {
-                        canceller.cancel();
-                    } else {
-                        *seen.borrow_mut() = Added::Connecting(canceller);
+                        // By what has just begun it, which may be done already: nobody wants what it has made.
+                        connecting.cancel();
+                        connecting.on_done(|_, outcome| drop(outcome.map(|made| made.abort_connection())));
+                        return finish(Err(ConnectError::new(&arguments, ConnectErrorKind::Cancelled)));
                     }
+                    *seen.borrow_mut() = Added::Connecting(connecting.canceller());
+                    connecting.on_done(move |_, outcome| finish(outcome));
                 }
                 Err(error) => finish(Err(ConnectError::from_io(&arguments, error))),
             }

@@ -259,7 +259,10 @@ impl Looping {
             Ok(()) if *self.state.borrow() == State::Running => self.go_on(),
             Ok(()) => {}
             Err(error) => {
-                self.stop(Err(error));
+                let text = error.to_string();
+                if !self.stop(Err(error)) {
+                    log::error!("the last call of a looping call that was stopped failed: {text}");
+                }
             }
         }
     }

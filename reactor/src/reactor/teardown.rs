@@ -8,7 +8,7 @@ use std::rc::Weak;
 use crate::core::address::Address;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
-use crate::reactor::inner::{Inner, Slot};
+use crate::reactor::inner::{Call, Inner, Slot};
 use crate::reactor::shutdown::{Shutdown, Stage};
 
 /// Rounds after which destructors that keep making new work are left to themselves.
@@ -34,7 +34,10 @@ impl Inner {
                 self.contain("a destructor", || looping.abandon());
             }
             for call in calls {
-                self.discard(call);
+                match call {
+                    Call::Run(node) => self.forget_nodes(node),
+                    call => self.discard(call),
+                }
             }
             for timer in timers {
                 self.discard(timer);

@@ -258,7 +258,7 @@ impl Transport {
     /// it. Files do not count towards marks and limits: they cost no memory.
     ///
     /// A file that turns out shorter than the range ends the connection with [`Reason::Failed`], because the peer
-    /// was promised more.
+    /// was promised more. An error that nobody takes is logged at the level debug only: `connection_lost` tells it.
     #[track_caller]
     pub fn send_file(&self, file: File, range: Range<u64>) -> Deferred<(), Reason> {
         // Offsets are signed for the kernel; what is asked for beyond is missing from every file.
@@ -315,10 +315,12 @@ impl Transport {
         self.0.handle.alive()?.driver.borrow_mut().peer_credentials(self.0.token)
     }
 
-    /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss.
+    /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss. An error that
+    /// nobody takes is logged at the level debug only: `connection_lost` tells it.
     #[track_caller]
     pub fn flushed(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
+        let deferred = deferred.hushed();
         let (position, reason, waiting) = {
             let machine = self.0.machine.borrow();
             // After a failed send the loss is on its way, and nothing more will be taken.
@@ -495,13 +497,16 @@ impl Transport {
     }
 
     /// Relays everything that arrives here to `target`, with back-pressure, until the peer finishes; then ends
-    /// the target's write side. A source that was paused has to be resumed. While it runs, `data_received` and `eof_received` of this connection are not
-    /// called. The loss of either ends both. The outcome is the number of bytes relayed, or why it broke off.
+    /// the target's write side. A source that was paused has to be resumed. While it runs, `data_received` and
+    /// `eof_received` of this connection are not called. The loss of either ends both. The outcome is the number of bytes
+    /// relayed, or why it broke off; that is logged at the level debug only if nobody takes it, because `connection_lost`
+    /// tells it.
     ///
     /// Between sockets on Linux the bytes stay in the kernel (`splice`). A proxy pipes both ways.
     #[track_caller]
     pub fn pipe(&self, target: &Transport) -> Deferred<u64, Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
+        let deferred = deferred.hushed();
         match self.inner() {
             Some(inner) => inner.start_relay(self, target, resolver),
             None => {

@@ -119,7 +119,9 @@ impl<T: 'static, E: Failure> AsCompleted<T, E> {
             }
             is_waiting
         });
-        self.shared.state.borrow_mut().taker = Taker::Hook(Box::new(hook), resolver);
+        let old =
+            std::mem::replace(&mut self.shared.state.borrow_mut().taker, Taker::Hook(Box::new(hook), resolver));
+        drop(old);
         // What is there already comes from the loop, too.
         let shared = Rc::clone(&self.shared);
         self.shared.handle.call_soon(move |handle| shared.hand_on(handle));
@@ -156,8 +158,10 @@ impl<T: 'static, E: Failure> Shared<T, E> {
         if state.left == 0 {
             return Poll::Ready(None);
         }
-        let old = std::mem::replace(&mut state.taker, Taker::Task(context.waker().clone()));
         drop(state);
+        // Foreign code, as far as anybody knows: nothing is borrowed while it is cloned and dropped.
+        let waker = Taker::Task(context.waker().clone());
+        let old = std::mem::replace(&mut self.state.borrow_mut().taker, waker);
         drop(old);
         Poll::Pending
     }

@@ -49,4 +49,10 @@ impl<T: 'static, E: 'static, F: FnOnce(&Handle, Result<T, E>) + 'static> Runnabl
         }
         None
     }
+
+    fn forget(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>> {
+        let state = self.state.replace(State::Over);
+        inner.discard(state);
+        None
+    }
 }

@@ -194,6 +194,21 @@ where
         };
         self.output.emit(outcome, &self.handle, self.made_at)
     }
+
+    fn forget(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>> {
+        let outcome = match self.stage.replace(Stage::Over) {
+            Stage::Settled(outcome) => outcome,
+            unheard => {
+                inner.discard(unheard);
+                if !self.output.is_wanted() {
+                    // Nobody waits, and nothing has failed.
+                    self.output.mark_cancelled(true);
+                }
+                Err(Interruption::Dropped.into())
+            }
+        };
+        self.output.emit(outcome, &self.handle, self.made_at)
+    }
 }
 
 impl<T, E, U, G, F> Link<T, E, U, G, F>
@@ -208,6 +223,10 @@ where
     fn wait_for(self: Rc<Self>, deferred: Deferred<U, G>, is_cancelled: bool) -> Option<Rc<dyn Runnable>> {
         let source = deferred.into_source();
         let inside: Rc<dyn Cancel> = source.clone();
+        if std::ptr::addr_eq(Rc::as_ptr(&inside), Rc::as_ptr(&self)) {
+            log::error!("a link of a Deferred made at {} returned that Deferred, for itself to wait for", self.made_at);
+            return self.output.emit(Err(Interruption::Dropped.into()), &self.handle, self.made_at);
+        }
         self.stage.set(Stage::Inner(Rc::downgrade(&inside)));
         if is_cancelled {
             super::node::cancel(&inside);

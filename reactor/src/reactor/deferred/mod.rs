@@ -181,6 +181,12 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         node::cancel(&node)
     }
 
+    /// Has an error that nobody takes logged at the level debug: the protocol hears of it as well.
+    pub(crate) fn hushed(self) -> Self {
+        self.source().hush();
+        self
+    }
+
     /// What [`cancel`](Self::cancel) calls, at once; it returns whether the outcome will be a cancelled one.
     pub(crate) fn on_cancel(&self, canceller: impl FnOnce() -> bool + 'static) {
         self.source().on_cancel(Box::new(canceller));

@@ -21,6 +21,9 @@ pub(crate) trait Node {}
 pub(crate) trait Runnable: Node {
     /// Does it, and returns whose turn is next.
     fn run(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>>;
+
+    /// Its turn will not come, for the loop ends: drops what it has, and returns whose turn will not come for that.
+    fn forget(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>>;
 }
 
 /// A node that waits for the one before it.
@@ -85,6 +88,9 @@ pub(crate) trait Source<T, E>: Cancel {
 
     fn handle(&self) -> &Handle;
 
+    /// An error that nobody takes is no news: somebody else is told of it.
+    fn hush(&self) {}
+
     /// Sets what is called synchronously by `cancel`; it returns whether the outcome will be a cancelled one.
     fn on_cancel(&self, canceller: Box<dyn FnOnce() -> bool>) {
         drop(canceller);
@@ -97,9 +103,22 @@ pub(crate) fn cancel(first: &Rc<dyn Cancel>) -> bool {
     let before = first.mark_cancelled(true);
     let mut node = Rc::clone(first);
     let mut waiter = None;
+    // Links can be made to wait for each other in a circle. There is nothing to cancel in it: who goes round in it comes
+    // by the mark again, which is set anew after twice as many steps each time.
+    let (mut mark, mut steps, mut lap) = (Rc::clone(first), 0_usize, 1_usize);
     loop {
         match Rc::clone(&node).cancel_step() {
-            Step::Ask(next) => waiter = Some(std::mem::replace(&mut node, next)),
+            Step::Ask(next) if std::ptr::addr_eq(Rc::as_ptr(&next), Rc::as_ptr(&mark)) => {
+                first.mark_cancelled(before);
+                return false;
+            }
+            Step::Ask(next) => {
+                waiter = Some(std::mem::replace(&mut node, next));
+                steps += 1;
+                if steps == lap {
+                    (mark, steps, lap) = (Rc::clone(&node), 0, lap.saturating_mul(2));
+                }
+            }
             Step::Over(true) => {
                 if let Some(waiter) = waiter {
                     waiter.input_cancelled();
@@ -119,6 +138,8 @@ pub(crate) struct Output<T, E> {
     state: Cell<State<T, E>>,
     /// Its owner has cancelled it, and knows why there is an error.
     is_cancelled: Cell<bool>,
+    /// Somebody else is told of its error.
+    is_hushed: Cell<bool>,
 }
 
 enum State<T, E> {
@@ -136,11 +157,19 @@ enum State<T, E> {
 
 impl<T, E> Output<T, E> {
     pub(crate) const fn new() -> Self {
-        Self { state: Cell::new(State::Waiting), is_cancelled: Cell::new(false) }
+        Self::of(State::Waiting)
     }
 
     pub(crate) const fn fired(outcome: Result<T, E>) -> Self {
-        Self { state: Cell::new(State::Fired(outcome)), is_cancelled: Cell::new(false) }
+        Self::of(State::Fired(outcome))
+    }
+
+    const fn of(state: State<T, E>) -> Self {
+        Self { state: Cell::new(state), is_cancelled: Cell::new(false), is_hushed: Cell::new(false) }
+    }
+
+    pub(crate) fn hush(&self) {
+        self.is_hushed.set(true);
     }
 
     pub(crate) fn mark_cancelled(&self, is_cancelled: bool) -> bool {
@@ -259,7 +288,8 @@ impl<T: 'static, E: Failure> Output<T, E> {
             && let Some(inner) = handle.inner()
         {
             inner.contain("the Debug of an error", || {
-                log::error!("nobody took the error of a Deferred made at {made_at}: {error:?}");
+                let level = if self.is_hushed.get() { log::Level::Debug } else { log::Level::Error };
+                log::log!(level, "nobody took the error of a Deferred made at {made_at}: {error:?}");
             });
         }
         discard(handle, outcome);
@@ -299,6 +329,15 @@ impl Inner {
         let mut next = Some(first);
         while let Some(node) = next {
             next = node.run(self);
+        }
+    }
+
+    /// Ends a node whose turn will not come, and those behind it, without a hook: whoever holds on to one of them and asks
+    /// when the loop runs again is told that it was dropped.
+    pub(crate) fn forget_nodes(&self, first: Rc<dyn Runnable>) {
+        let mut next = Some(first);
+        while let Some(node) = next {
+            next = node.forget(self);
         }
     }
 }

@@ -222,6 +222,10 @@ impl<T: 'static, E: Failure> Source<T, E> for Origin<T, E> {
         &self.handle
     }
 
+    fn hush(&self) {
+        self.output.hush();
+    }
+
     fn on_cancel(&self, canceller: Box<dyn FnOnce() -> bool>) {
         self.set_canceller(canceller);
     }
@@ -239,6 +243,13 @@ impl<T: 'static, E: Failure> Runnable for Origin<T, E> {
             });
             inner.hook_ran(Token::NOBODY, Hook::Callback);
         }
+        None
+    }
+
+    fn forget(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>> {
+        let canceller = self.cancelling.replace(Cancelling::Called);
+        inner.discard(canceller);
+        self.dropped(Role::Canceller);
         None
     }
 }

@@ -301,10 +301,21 @@ impl Shared {
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let room = ready!(self.poll_room(cx))?;
+        let transport = self.transport();
         let mut left = room;
         for buffer in buffers {
+            if buffer.len() >= AT_ONCE_FROM && left > 0 {
+                if left < room {
+                    // What stands before it goes first.
+                    transport.send_now();
+                }
+                let sent = transport.send_at_once(buffer);
+                if sent > 0 {
+                    return Poll::Ready(Ok(room - left + sent));
+                }
+            }
             let count = buffer.len().min(left);
-            self.transport().write(&buffer[..count]);
+            transport.write(&buffer[..count]);
             left -= count;
         }
         Poll::Ready(Ok(room - left))

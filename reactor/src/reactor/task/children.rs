@@ -74,6 +74,8 @@ pub(super) struct Children<F: ?Sized> {
     turn: VecDeque<usize>,
     /// Memory for those that were woken meanwhile.
     fresh: Vec<usize>,
+    /// Numbers of children that have ended, for those to come.
+    free: Vec<usize>,
     left: usize,
 }
 
@@ -84,6 +86,7 @@ impl<F: Future + ?Sized> Children<F> {
             woken: Arc::default(),
             turn: VecDeque::new(),
             fresh: Vec::new(),
+            free: Vec::new(),
             left: 0,
         }
     }
@@ -96,13 +99,18 @@ impl<F: Future + ?Sized> Children<F> {
         children
     }
 
-    /// Adds a child, to be polled in the next round.
+    /// Adds a child, to be polled in the next round. It may get the number of one that has ended; a late waker of that one
+    /// has it polled once more than it asked for.
     pub(super) fn push(&mut self, future: Pin<Box<F>>) {
-        let number = self.children.len();
+        let number = self.free.pop().unwrap_or(self.children.len());
         let state =
             Arc::new(ChildWaker { woken: Arc::clone(&self.woken), number, queued: AtomicBool::new(true) });
         let waker = Waker::from(Arc::clone(&state));
-        self.children.push(Some(Child { future, state, waker }));
+        let child = Some(Child { future, state, waker });
+        match self.children.get_mut(number) {
+            Some(place) => *place = child,
+            None => self.children.push(child),
+        }
         self.turn.push_back(number);
         self.left += 1;
     }
@@ -153,6 +161,7 @@ impl<F: Future + ?Sized> Children<F> {
             if let Poll::Ready(output) = child.future.as_mut().poll(&mut Context::from_waker(&child.waker)) {
                 self.left -= 1;
                 self.children[number] = None;
+                self.free.push(number);
                 if done(number, output).is_break() {
                     return;
                 }
@@ -230,6 +239,34 @@ mod tests {
         assert_eq!(polls.get(), 12);
         drop(children);
         wakers.borrow()[0].wake_by_ref();
+    }
+
+    #[test]
+    fn children_that_come_and_go_leave_nothing_behind() {
+        let mut children = Children::new();
+        let cx = Context::from_waker(Waker::noop());
+        let mut stays = false;
+        let mut late: Option<Waker> = None;
+        for round in 0..1000 {
+            let first = !std::mem::replace(&mut stays, true);
+            let place = Rc::new(RefCell::new(None));
+            let given = Rc::clone(&place);
+            children.push(Box::pin(poll_fn(move |cx: &mut Context<'_>| {
+                *given.borrow_mut() = Some(cx.waker().clone());
+                if first { Poll::Pending } else { Poll::Ready(round) }
+            })));
+            if let Some(late) = late.take() {
+                late.wake();
+            }
+            let mut ended = Vec::new();
+            children.poll_woken(&cx, |_, output| {
+                ended.push(output);
+                ControlFlow::Continue(())
+            });
+            assert_eq!(ended.len(), usize::from(!first));
+            late = place.take();
+        }
+        assert_eq!((children.left(), children.children.len()), (1, 2));
     }
 
     #[test]

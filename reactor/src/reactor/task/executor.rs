@@ -320,9 +320,13 @@ impl Inner {
             if matches!(&slot.consumer, Consumer::Waker(old) if old.will_wake(waker)) {
                 return Poll::Pending;
             }
-            let old = std::mem::replace(&mut slot.consumer, Consumer::Waker(waker.clone()));
             drop(tasks);
-            self.discard(old);
+            // Foreign code, as far as anybody knows: nothing is borrowed while it is cloned.
+            let mut consumer = Consumer::Waker(waker.clone());
+            if let Some(slot) = self.tasks.borrow_mut().slots.get_mut(token) {
+                std::mem::swap(&mut slot.consumer, &mut consumer);
+            }
+            self.discard(consumer);
             return Poll::Pending;
         }
         if !self.spend() {

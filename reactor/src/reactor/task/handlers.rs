@@ -81,12 +81,12 @@ impl<E> Fed<E> {
     async fn next(&self, handle: &Handle) -> Option<E> {
         poll_fn(|cx| {
             if self.0.borrow().waiting.is_empty() {
-                let mut backlog = self.0.borrow_mut();
-                if backlog.is_closed {
+                if self.0.borrow().is_closed {
                     return Poll::Ready(None);
                 }
-                let old = backlog.waker.replace(cx.waker().clone());
-                drop(backlog);
+                // Cloned and dropped with nothing borrowed.
+                let waker = cx.waker().clone();
+                let old = self.0.borrow_mut().waker.replace(waker);
                 drop(old);
                 return Poll::Pending;
             }

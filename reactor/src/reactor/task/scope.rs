@@ -156,10 +156,12 @@ impl<T> Future for ScopedChild<T> {
     type Output = Result<T, Interruption>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Cloned and dropped with nothing borrowed.
+        let waker = cx.waker().clone();
         let mut place = self.place.borrow_mut();
         match std::mem::replace(&mut *place, Place::Gone) {
             Place::Running(old) => {
-                *place = Place::Running(Some(cx.waker().clone()));
+                *place = Place::Running(Some(waker));
                 drop(place);
                 drop(old);
                 Poll::Pending
@@ -243,7 +245,10 @@ pub async fn scope<'env, T, E: From<Interruption> + 'env>(
     let mut body = pin!(body(Scope { shared: Rc::clone(&shared) }));
     let mut output = None;
     poll_fn(|cx| {
-        shared.borrow_mut().waker = Some(cx.waker().clone());
+        // Cloned and dropped with nothing borrowed.
+        let waker = cx.waker().clone();
+        let old = shared.borrow_mut().waker.replace(waker);
+        drop(old);
         if output.is_none() {
             match body.as_mut().poll(cx) {
                 Poll::Ready(Ok(value)) => output = Some(value),

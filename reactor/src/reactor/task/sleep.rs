@@ -83,10 +83,14 @@ impl Sleep {
                 let mut timers = inner.timers.borrow_mut();
                 match timers.value_mut(id) {
                     Some(Timer::Wake(waker)) if waker.will_wake(cx.waker()) => return Poll::Pending,
-                    Some(timer) => {
-                        let old = std::mem::replace(timer, Timer::Wake(cx.waker().clone()));
+                    Some(_) => {
                         drop(timers);
-                        inner.discard(old);
+                        // Foreign code, as far as anybody knows: nothing is borrowed while it is cloned.
+                        let mut waker = Timer::Wake(cx.waker().clone());
+                        if let Some(timer) = inner.timers.borrow_mut().value_mut(id) {
+                            std::mem::swap(timer, &mut waker);
+                        }
+                        inner.discard(waker);
                         return Poll::Pending;
                     }
                     None => {}
