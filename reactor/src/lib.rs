@@ -42,6 +42,9 @@
 //!   that closures can be [posted](Connection::post) into it from anywhere.
 //! * [`Handle`]: the reactor for everybody: listen, connect, call later, stop. [`Remote`] and [`Sender`] are the ways
 //!   in from other threads.
+//! * [`Deferred`]: what comes later, to chain, to combine, to `.await`.
+//! * [`task`]: futures that the loop runs, [`spawn`](Handle::spawn)ed or as a whole program in [`run`]. [`Stream`] is a
+//!   connection for a task, from [`serve`](Handle::serve) and [`open`](Handle::open); [`sync`] has locks and queues.
 //! * [`DatagramProtocol`]: the hooks of a socket for datagrams, [`DatagramSocket`].
 //! * [`endpoint`]: where to listen and to connect, as strings or builders.
 //! * [`ReactorBuilder`]: limits, time-outs and policies.

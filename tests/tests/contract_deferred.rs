@@ -5,6 +5,7 @@ use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
 
+use twistor::sync::Queue;
 use twistor::{Deferred, Interruption, Protocol, Resolver, ShutdownPhase, Transport};
 use twistor_tests::outcome::outcome;
 use twistor_tests::{Driver, World, contract, logged};
@@ -159,6 +160,23 @@ contract! {
         drop(deferred);
         drop(resolver);
         world.turns(2);
+        assert_eq!(logged::take(), Vec::<String>::new());
+    }
+
+    // Lines 9, 72.
+    fn what_tasks_wait_for_at_the_end_of_the_reactor_is_no_error_that_nobody_took(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let queue = Queue::<u32>::new(&world.reactor, 1);
+        let (resolver, deferred) = pair(&world);
+        world.reactor.spawn(async move { queue.get().await }).detach();
+        world.reactor.spawn(deferred).detach();
+        world.reactor.listen("tcp:0:interface=127.0.0.1", move |_| {
+            let _kept = &resolver;
+            Quiet
+        }).unwrap();
+        world.turns(2);
+        drop(world.end());
         assert_eq!(logged::take(), Vec::<String>::new());
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_io::AsyncWrite;
 use twistor::{Protocol, Reason, ServeOptions, Stream, StreamProtocol, Timeouts, Transport};
-use twistor_tests::{Buffers, Ending, Event, Log, Peer, Script, World, contract, pattern};
+use twistor_tests::{Buffers, Ending, Event, Log, Peer, Script, World, contract, logged, pattern};
 
 /// Runs a task to its end.
 fn run<T: 'static>(world: &World, what: &str, future: impl Future<Output = T> + 'static) -> T {
@@ -910,6 +910,38 @@ contract! {
         let late = world.connect(&port);
         assert_eq!(late.receive(2), b"in");
         world.until("it accepts again", || port.is_accepting());
+    }
+
+    // Line 47.
+    fn a_connection_counts_until_it_is_lost_also_when_its_task_has_ended(driver) {
+        let world = World::new(driver);
+        let options = ServeOptions::new().max_connections(2);
+        let port = world.reactor.serve_with(options, "tcp:0:interface=127.0.0.1", async |stream: Stream| {
+            stream.write_all(b"in").await.unwrap();
+        }).unwrap();
+        // They are served and told the end, but keep their side open.
+        let peers: Vec<_> = (0..5).map(|_| world.connect(&port)).collect();
+        world.run_for(Duration::from_millis(30));
+        assert_eq!((world.reactor.stats().tasks, world.reactor.stats().connections), (0, 2));
+        assert!(!port.is_accepting());
+        drop(peers);
+        world.until("it accepts again", || port.is_accepting());
+        world.until("all are gone", || world.reactor.stats().connections == 0);
+    }
+
+    // Line 5.
+    fn a_task_that_panics_is_logged_with_where_it_was_asked_for(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let line = line!() + 1;
+        let port = world.reactor.serve("tcp:0:interface=127.0.0.1", async |stream: Stream| {
+            assert!(stream.peer_addr() == stream.local_addr(), "a mistake in the handler");
+        }).unwrap();
+        let peer = world.connect(&port);
+        assert_eq!(peer.receive_to_end().1, Ending::Reset);
+        let lines = logged::take();
+        let wanted = format!("contract_streams.rs:{line}:");
+        assert!(lines.len() == 1 && lines[0].contains(&wanted), "{lines:?}");
     }
 
     fn time_outs_of_all_connections_are_set_at_once(driver) {

@@ -47,6 +47,7 @@ impl Inner {
 
     /// Drops everything, calling no hook.
     pub(crate) fn tear_down(&self) {
+        self.is_torn_down.set(true);
         for message in self.inbox.close() {
             self.discard(message);
         }

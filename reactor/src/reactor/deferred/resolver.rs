@@ -131,8 +131,9 @@ impl<T: 'static, E: Failure> Decide<T, E> for Origin<T, E> {
         match role {
             Role::Canceller => self.fire(Err(Interruption::Cancelled.into())),
             Role::Maker => {
-                if !self.output.is_wanted() {
-                    // Nobody waits, and nothing has failed.
+                let is_end = self.handle.inner().is_some_and(|inner| inner.is_torn_down.get());
+                if is_end || !self.output.is_wanted() {
+                    // Nobody waits, or the tasks that do end as well: nothing has failed.
                     self.output.mark_cancelled(true);
                 }
                 self.fire(Err(Interruption::Dropped.into()));

@@ -1,5 +1,6 @@
 //! [`StreamProtocol`]: the protocol behind a stream, which takes part in everything that takes protocols.
 
+use std::any::Any;
 use std::fmt;
 use std::rc::Rc;
 
@@ -37,17 +38,25 @@ pub struct StreamProtocol {
     shared: Rc<Shared>,
     /// Until the connection is made.
     hand_out: Option<Box<dyn FnOnce(Stream)>>,
+    /// Dropped with it.
+    kept: Option<Rc<dyn Any>>,
 }
 
 impl StreamProtocol {
     /// Calls `hand_out` with the stream in `connection_made`.
     pub fn new(hand_out: impl FnOnce(Stream) + 'static) -> Self {
-        Self { shared: Shared::new(), hand_out: Some(Box::new(hand_out)) }
+        Self { shared: Shared::new(), hand_out: Some(Box::new(hand_out)), kept: None }
+    }
+
+    /// Keeps something as long as the connection is there.
+    pub(super) fn keeping(mut self, kept: Option<Rc<dyn Any>>) -> Self {
+        self.kept = kept;
+        self
     }
 
     /// The protocol of a stream that exists already.
     pub(super) fn of(shared: &Rc<Shared>) -> Self {
-        Self { shared: Rc::clone(shared), hand_out: None }
+        Self { shared: Rc::clone(shared), hand_out: None, kept: None }
     }
 }
 

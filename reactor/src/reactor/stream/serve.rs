@@ -1,8 +1,10 @@
 //! Serving and connecting with tasks: [`Handle::serve`] and [`Handle::open`].
 
+use std::any::Any;
 use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::rc::Rc;
 
 use super::shared::Shared;
@@ -53,8 +55,8 @@ impl ServeOptions {
         Self { max_connections: usize::MAX, timeouts: Timeouts::new() }
     }
 
-    /// At most so many tasks at a time, at least one. While there are, nothing is accepted: further connections wait in the
-    /// kernel.
+    /// At most so many connections at a time, at least one. While there are, nothing is accepted: further connections wait
+    /// in the kernel. One counts until its task has ended and it is lost itself: also while its last output is on the way.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.max_connections = count.max(1);
         self
@@ -68,6 +70,14 @@ impl ServeOptions {
 }
 
 /// What the task of a connection may return: nothing, or whether it went well.
+///
+/// A task that never ends has the type of neither: write `async |stream: Stream| -> () { loop { … } }`.
+#[diagnostic::on_unimplemented(
+    message = "the task of a connection returns `()` or `Result<(), E>` with an error that can be displayed, not `{Self}`",
+    label = "returns `{Self}`",
+    note = "where `?` is used, end the task with `Ok::<_, std::io::Error>(())`",
+    note = "a task that never ends says so: `async |stream: Stream| -> () {{ loop {{ … }} }}`"
+)]
 pub trait Served {
     /// Writes down what went wrong.
     #[doc(hidden)]
@@ -93,7 +103,7 @@ struct Admission {
     port: OnceCell<Port>,
 }
 
-/// One of them; there is room for another when it is dropped.
+/// One of them; there is room for another when its task and its protocol have dropped it.
 struct Admitted(Rc<Admission>);
 
 impl Admitted {
@@ -124,7 +134,9 @@ impl Drop for Admitted {
 struct Serving<F> {
     handler: Rc<F>,
     timeouts: Timeouts,
-    admission: Rc<Admission>,
+    /// Without a limit nobody counts.
+    admission: Option<Rc<Admission>>,
+    served_at: &'static Location<'static>,
 }
 
 impl<R: Served + 'static, F: AsyncFn(Stream) -> R + 'static> Factory for Serving<F> {
@@ -133,16 +145,21 @@ impl<R: Served + 'static, F: AsyncFn(Stream) -> R + 'static> Factory for Serving
     fn build_protocol(&mut self, peer: Peer) -> Option<StreamProtocol> {
         let handler = Rc::clone(&self.handler);
         let timeouts = self.timeouts;
-        let admitted = Admitted::new(&self.admission);
-        Some(StreamProtocol::new(move |stream| {
+        let served_at = self.served_at;
+        let admitted = self.admission.as_ref().map(|admission| Rc::new(Admitted::new(admission)));
+        let kept = admitted.clone().map(|admitted| admitted as Rc<dyn Any>);
+        let protocol = StreamProtocol::new(move |stream| {
             if !timeouts.is_empty() {
                 stream.transport().set_timeouts(timeouts);
             }
-            peer.reactor.spawn(async move {
+            let handle = peer.reactor.clone();
+            let serving = async move {
                 let _admitted = admitted;
                 handler(stream).await.log(&peer.address);
-            });
-        }))
+            };
+            handle.spawn_at(served_at, serving).detach();
+        });
+        Some(protocol.keeping(kept))
     }
 }
 
@@ -175,6 +192,7 @@ impl Handle {
     /// # Errors
     ///
     /// As [`listen`](Self::listen).
+    #[track_caller]
     pub fn serve<R: Served + 'static>(
         &self,
         endpoint: impl IntoListenEndpoint,
@@ -188,6 +206,7 @@ impl Handle {
     /// # Errors
     ///
     /// As [`listen`](Self::listen).
+    #[track_caller]
     pub fn serve_with<R: Served + 'static>(
         &self,
         options: ServeOptions,
@@ -195,14 +214,16 @@ impl Handle {
         handler: impl AsyncFn(Stream) -> R + 'static,
     ) -> io::Result<Port> {
         let limit = options.max_connections;
-        let admission = Rc::new(Admission { limit, count: Cell::new(0), port: OnceCell::new() });
+        let admission = (limit < usize::MAX)
+            .then(|| Rc::new(Admission { limit, count: Cell::new(0), port: OnceCell::new() }));
         let serving = Serving {
             handler: Rc::new(handler),
             timeouts: options.timeouts,
-            admission: Rc::clone(&admission),
+            admission: admission.clone(),
+            served_at: Location::caller(),
         };
         let port = self.listen(endpoint, serving)?;
-        if limit < usize::MAX {
+        if let Some(admission) = admission {
             admission.port.get_or_init(|| port.clone());
         }
         Ok(port)

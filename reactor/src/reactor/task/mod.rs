@@ -222,8 +222,16 @@ impl Handle {
     /// one that always finds something to do does not keep the loop from its other work.
     #[track_caller]
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
-        let here = Location::caller();
-        let token = self.inner().and_then(|inner| inner.spawn(future, here));
+        self.spawn_at(Location::caller(), future)
+    }
+
+    /// As [`spawn`](Self::spawn), for a task whose user asked for it there.
+    pub(crate) fn spawn_at<F: Future + 'static>(
+        &self,
+        place: &'static Location<'static>,
+        future: F,
+    ) -> Task<F::Output> {
+        let token = self.inner().and_then(|inner| inner.spawn(future, place));
         Task::new(self, token.unwrap_or(Token::NOBODY))
     }
 
