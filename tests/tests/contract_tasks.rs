@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use twistor::{Handle, Interruption, PanicPolicy, Reactor, Task, task};
-use twistor_tests::{World, contract, kernel_contract};
+use twistor::sync::{Event, Lock, Queue, Semaphore};
+use twistor::{Deferred, Handle, Interruption, PanicPolicy, Reactor, Task, task};
+use twistor_tests::{Driver, World, contract, kernel_contract};
 
 type Words = Rc<RefCell<Vec<String>>>;
 
@@ -399,6 +400,98 @@ contract! {
         assert_eq!(sum.get(), 128);
         world.turns(1);
         assert_eq!(sum.get(), 256);
+    }
+
+    // Lines 9 and 75.
+    fn tasks_that_wait_for_whatever_there_is_go_down_with_their_reactor(driver) {
+        let world = World::new(driver);
+        let handle = Handle::clone(&world.reactor);
+        let silent = world.machine().silent();
+        let words = Words::default();
+        let held = Rc::new(());
+        let wakers = Rc::new(RefCell::new(Vec::new()));
+        let (lock, queue) = (Lock::new(&handle, 1), Queue::<u32>::new(&handle, 1));
+        let (event, permits) = (Event::new(&handle), Semaphore::new(&handle, 1));
+        let guard = lock.try_lock().unwrap();
+        let permit = permits.try_acquire().unwrap();
+        let (resolver, deferred) = Deferred::<u32, Interruption>::new(&handle);
+        let (_kept, cancellable) = Deferred::<u32, Interruption>::with_canceller(&handle, |_, _| unreachable!());
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let mut kept = Vec::new();
+        let mut spawn = |word: &'static str, future: Pin<Box<dyn Future<Output = ()>>>| {
+            let (farewell, held) = (Farewell(Rc::clone(&words), word), Rc::clone(&held));
+            let wakers = Rc::clone(&wakers);
+            kept.push(handle.spawn(async move {
+                let (_held, _farewell) = (held, farewell);
+                poll_fn(|cx| {
+                    wakers.borrow_mut().push(cx.waker().clone());
+                    Poll::Ready(())
+                })
+                .await;
+                future.await;
+            }));
+        };
+        let connecting = handle.open(silent.address);
+        spawn("connect", Box::pin(async { drop(connecting.await) }));
+        spawn("sleep", Box::pin(handle.sleep(Duration::from_secs(3600))));
+        if driver != Driver::Simulated {
+            let job = handle.defer_to_thread(move || drop(blocked.recv()));
+            spawn("thread", Box::pin(async { drop(job.await) }));
+        }
+        let (waiting, ours) = (lock.lock(), lock.clone());
+        spawn("lock", Box::pin(async move { drop((waiting.await, ours)) }));
+        let (waiting, ours) = (queue.get(), queue.clone());
+        spawn("queue", Box::pin(async move { drop((waiting.await, ours)) }));
+        let (waiting, ours) = (event.wait(), event.clone());
+        spawn("event", Box::pin(async move { drop((waiting.await, ours)) }));
+        let (waiting, ours) = (permits.acquire(), permits.clone());
+        spawn("permit", Box::pin(async move { drop((waiting.await, ours, permit, guard)) }));
+        spawn("deferred", Box::pin(async { drop(deferred.map(|value| value + 1).await) }));
+        spawn("cancellable", Box::pin(async { drop(cancellable.await) }));
+        let (spawner, spawned) = (handle.clone(), Farewell(Rc::clone(&words), "spawned by a destructor"));
+        let mut spawned = Some(spawned);
+        let spawns = OnDrop(move || {
+            let spawned = spawned.take();
+            spawner.spawn(async move { drop(spawned) }).detach();
+        });
+        spawn("spawns", Box::pin(async move {
+            let _spawns = spawns;
+            pending().await
+        }));
+        let panics = OnDrop(|| panic!("on purpose"));
+        spawn("panics", Box::pin(async move {
+            let _panics = panics;
+            pending().await
+        }));
+        let own = Rc::new(RefCell::new(None::<Task<()>>));
+        let mine = Rc::clone(&own);
+        spawn("itself", Box::pin(async move {
+            pending::<()>().await;
+            drop(mine);
+        }));
+        *own.borrow_mut() = kept.pop();
+        drop(own);
+        world.turns(3);
+        release.send(()).unwrap_or_default();
+        drop(world);
+        assert_eq!(Rc::strong_count(&held), 1, "{:?}", words.borrow());
+        assert!(words.borrow().iter().any(|word| word == "spawned by a destructor"));
+        assert!(words.borrow().len() >= 12);
+        // What survives does nothing.
+        for mut task in kept {
+            assert!(!task.cancel() && task.is_finished());
+            let polled = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(polled, Poll::Ready(Err(Interruption::Dropped)));
+        }
+        assert!(wakers.borrow().len() >= 11);
+        let wakers = wakers.take();
+        wakers.iter().for_each(Waker::wake_by_ref);
+        std::thread::spawn(move || wakers.into_iter().for_each(Waker::wake)).join().unwrap();
+        assert!(!resolver.callback(1));
+        queue.try_put(1).unwrap();
+        event.set();
+        drop(lock.lock());
+        assert!(handle.spawn(async {}).is_finished());
     }
 
     // Line 14.

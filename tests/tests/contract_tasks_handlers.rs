@@ -194,6 +194,61 @@ contract! {
 }
 
 kernel_contract! {
+    // Lines 1, 10 and 75.
+    fn a_task_that_is_always_awake_delays_events_by_a_few_polls_and_the_rest_by_one_pass(driver) {
+        let world = World::new(driver);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        // What was asked for, until it is heard.
+        let [event, timer, call, remote] = [(); 4].map(|()| Rc::new(Cell::new(false)));
+        let (reading, heard) = (ours.try_clone().unwrap(), Rc::clone(&event));
+        world.reactor.add_reader(&ours, move |_| {
+            let _ = (&reading).read(&mut [0; 8]);
+            heard.set(false);
+        }).unwrap();
+        let heard = Rc::clone(&remote);
+        let sender = world.reactor.channel(10, move |_, ()| heard.set(false)).unwrap();
+        world.reactor.run_until_complete(async move {
+            let handle = twistor::Handle::current().unwrap();
+            for _ in 0..20 {
+                for asked in [&event, &timer, &call, &remote] {
+                    asked.set(true);
+                }
+                theirs.write_all(b"x").unwrap();
+                let (at_timer, at_call) = (Rc::clone(&timer), Rc::clone(&call));
+                handle.call_later(Duration::ZERO, move |_| at_timer.set(false));
+                sender.send(()).unwrap();
+                for polls in 0..200 {
+                    task::yield_now().await;
+                    if polls == 50 {
+                        // Not before: a callback ends the passes without a look.
+                        let at_call = Rc::clone(&at_call);
+                        handle.call_soon(move |_| at_call.set(false));
+                    }
+                    assert!(polls < 2 || !(timer.get() || remote.get()), "late");
+                    assert!(polls < 52 || !(event.get() || call.get()), "a callback comes late, or the look after it");
+                }
+                event.set(true);
+                theirs.write_all(b"x").unwrap();
+                for polls in 0..200 {
+                    task::yield_now().await;
+                    assert!(polls < 63 || !event.get(), "no look for events");
+                }
+            }
+        }).unwrap();
+        // And so is the end.
+        let polls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&polls);
+        let ended = world.reactor.run_until_complete(async move {
+            let handle = twistor::Handle::current().unwrap();
+            handle.remote().stop();
+            loop {
+                task::yield_now().await;
+                counted.set(counted.get() + 1);
+            }
+        });
+        assert!(ended.is_err() && polls.get() < 64, "{} polls", polls.get());
+    }
+
     // Line 75.
     fn readiness_is_handled_by_one_call_at_a_time(driver) {
         let world = World::new(driver);

@@ -1,13 +1,15 @@
 //! The reactor as a guest in another loop: `turn`, `next_deadline`, the descriptor, the wake hook.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use twistor::Handle;
+use twistor::{Deferred, Handle, Interruption};
 use twistor_tests::{Driver, Log, PATIENCE, Script, World, becomes_readable, kernel_contract};
 
 /// A reactor and how often its wake hook was called.
@@ -183,6 +185,33 @@ kernel_contract! {
         told("a timer", &|| drop(world.reactor.call_later(Duration::from_secs(50), |_| {})));
         told("a timer that is moved", &|| assert!(timer.reset(Duration::from_secs(1))));
         told("a looping call", &|| drop(world.reactor.every(Duration::from_secs(50), |_, _| {})));
+        let (resolver, deferred) = Deferred::<(), Interruption>::new(&world.reactor);
+        let waits = RefCell::new(None);
+        let deferred = Cell::new(Some(deferred));
+        told("a task", &|| *waits.borrow_mut() = Some(world.reactor.spawn(deferred.take().expect("it is there"))));
+        let resolver = Cell::new(Some(resolver));
+        told("a task that a Deferred wakes", &|| assert!(resolver.take().expect("it is there").callback(())));
+        assert!(waits.borrow().as_ref().expect("it is there").is_finished());
+        let waker = Rc::new(Cell::new(None));
+        let given = Rc::clone(&waker);
+        let waits = world.reactor.spawn(poll_fn(move |cx| {
+            given.set(Some(cx.waker().clone()));
+            Poll::<()>::Pending
+        }));
+        world.turns(2);
+        told("a task that its waker wakes", &|| waker.take().expect("it is there").wake());
+        told("a task that another thread wakes", &|| {
+            let waker = waker.take().expect("it is there");
+            thread::spawn(move || waker.wake()).join().expect("it ends");
+        });
+        told("a task that is cancelled", &|| assert!(waits.cancel()));
+        assert!(waits.is_finished());
+        told("a cancelled Deferred", &|| {
+            let (_resolver, deferred) = Deferred::<(), Interruption>::new(&world.reactor);
+            let canceller = deferred.canceller();
+            deferred.on_done(|_, _| ());
+            canceller.cancel();
+        });
         told("a write", &|| transport.write(b"x"));
         told("a pause", &|| transport.pause_reading());
         told("a call of another thread", &|| world.reactor.remote().call(|_| {}).expect("a call"));

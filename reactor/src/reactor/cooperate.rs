@@ -282,6 +282,9 @@ impl Cooperating {
     /// The Deferred of its last step has its outcome.
     fn waited(self: &Rc<Self>, outcome: Result<(), Box<dyn Error>>) {
         if self.is_over() {
+            if let Err(error) = outcome {
+                self.log_failure(&*error);
+            }
             return;
         }
         match outcome {
@@ -304,15 +307,23 @@ impl Cooperating {
             None => drop(work),
         }
         if self.waiting.borrow().is_empty()
-            && let Err(error @ CooperationError::Failed(_)) = outcome
+            && let Err(CooperationError::Failed(cause)) = outcome
         {
-            log::error!("the cooperation begun at {} ended: {error}", self.made_at);
+            self.log_failure(&**cause);
         }
         loop {
             let resolver = self.waiting.borrow_mut().pop();
             let Some(resolver) = resolver else { return true };
             resolver.resolve(outcome.clone());
         }
+    }
+
+    /// Nobody else is told why a step failed.
+    fn log_failure(&self, cause: &dyn Error) {
+        let Some(inner) = self.handle.inner() else { return };
+        inner.contain("the Display of an error", || {
+            log::error!("a step of the cooperation begun at {} failed: {cause}", self.made_at);
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use crate::reactor::handle::Handle;
 /// out cancels the inputs; dropping it does not, unless a task waits for it.
 impl<T: 'static, E: Failure> Deferred<T, E> {
     /// All values, in the order of the inputs; at once if there are none. The first error is the outcome, and cancels
-    /// the other inputs.
+    /// the other inputs: what [`try_gather`](crate::task::try_gather) is for futures.
     ///
     /// ```
     /// use twistor::{Deferred, Reactor};
@@ -42,7 +42,8 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
         })
     }
 
-    /// All outcomes, good or bad, in the order of the inputs; at once if there are none.
+    /// All outcomes, good or bad, in the order of the inputs; at once if there are none: what
+    /// [`gather`](crate::task::gather) is for futures.
     #[track_caller]
     pub fn gather_all(
         handle: &Handle,

@@ -374,10 +374,13 @@ impl Shared {
         }
         self.flushers.register(cx.waker());
         if !self.awaits_flush.replace(true) {
-            let shared = Rc::clone(self);
+            // The connection keeps this until then, and the stream keeps the connection.
+            let shared = Rc::downgrade(self);
             transport.flushed().on_done(move |_, _| {
-                shared.awaits_flush.set(false);
-                shared.flushers.wake();
+                if let Some(shared) = shared.upgrade() {
+                    shared.awaits_flush.set(false);
+                    shared.flushers.wake();
+                }
             });
         }
         Poll::Pending
