@@ -1,7 +1,8 @@
 //! Events of two kinds and one handler that waits: lines of standard input, and a timer.
 //!
 //! Run it:      cargo run --release --example event_driven
-//! Talk to it:  type lines. After five seconds the timer speaks up, after ten the program ends.
+//! Talk to it:  type lines. After five seconds the timer speaks up, after ten the program ends. Ctrl-C ends it before
+//!              that, and `run` returns the error that it was cancelled.
 //! A pipe:      (sleep 1; echo a line) | cargo run --release --example event_driven
 //!
 //! What it shows: an application's own events, with an asynchronous handler. Whoever knows of something emits an event

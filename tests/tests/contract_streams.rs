@@ -912,6 +912,23 @@ contract! {
         world.until("it accepts again", || port.is_accepting());
     }
 
+    // Line 19.
+    fn a_line_is_found_also_when_another_task_has_taken_what_came_before_it(driver) {
+        let world = World::new(driver);
+        let (stream, peer) = pair(&world);
+        let (stream, other) = (Rc::new(stream), Rc::new(Cell::new(None)));
+        let (reading, taking, taken) = (Rc::clone(&stream), Rc::clone(&stream), Rc::clone(&other));
+        let line = start(&world, async move { reading.read_line(100).await });
+        peer.send(b"abc");
+        world.until("it came", || stream.buffered() == 3);
+        world.turns(2);
+        start(&world, async move { taken.set(taking.read(&mut [0; 3]).await.ok()) });
+        world.until("it is taken", || other.get() == Some(3));
+        peer.send(b"x\nyz");
+        world.until("the line is read", || line.borrow().is_some());
+        assert_eq!(line.take().unwrap().unwrap().as_deref(), Some("x"));
+    }
+
     // Line 47.
     fn a_connection_counts_until_it_is_lost_also_when_its_task_has_ended(driver) {
         let world = World::new(driver);

@@ -115,11 +115,14 @@ impl ReadHalf {
     ///
     /// As there.
     pub async fn read_until(&self, delimiter: u8, limit: usize) -> io::Result<Option<Bytes>> {
-        // Bytes that were looked at before do not have to be looked at again.
-        let mut seen = 0;
+        // Bytes that were looked at before do not have to be looked at again, unless another reader has taken some.
+        let (mut seen, mut takes) = (0, self.shared.takes.get());
         let read = poll_fn(|cx| {
             self.shared.poll_input(cx, limit.saturating_add(1), &self.lent, |input, pool| {
                 let bytes = input.as_slice();
+                if std::mem::replace(&mut takes, self.shared.takes.get()) != takes {
+                    seen = 0;
+                }
                 let new = bytes.get(seen..).unwrap_or_default();
                 let end = new.iter().position(|byte| *byte == delimiter).map(|at| seen + at + 1);
                 seen = bytes.len();

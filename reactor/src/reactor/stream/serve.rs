@@ -71,12 +71,12 @@ impl ServeOptions {
 
 /// What the task of a connection may return: nothing, or whether it went well.
 ///
-/// A task that never ends has the type of neither: write `async |stream: Stream| -> () { loop { … } }`.
+/// A task that loops for ever has to say which: `async |stream: Stream| -> io::Result<()> { loop { … } }`.
 #[diagnostic::on_unimplemented(
     message = "the task of a connection returns `()` or `Result<(), E>` with an error that can be displayed, not `{Self}`",
     label = "returns `{Self}`",
     note = "where `?` is used, end the task with `Ok::<_, std::io::Error>(())`",
-    note = "a task that never ends says so: `async |stream: Stream| -> () {{ loop {{ … }} }}`"
+    note = "a task that loops for ever says which: `async |stream: Stream| -> std::io::Result<()> {{ loop {{ … }} }}`"
 )]
 pub trait Served {
     /// Writes down what went wrong.

@@ -43,6 +43,8 @@ pub(super) struct Shared {
     is_paused: Cell<bool>,
     /// How many bytes a reader waits for at once, when that is more than the limit.
     wanted: Cell<usize>,
+    /// How often some of the input was taken.
+    pub(super) takes: Cell<usize>,
     input_end: Cell<InputEnd>,
     loss: RefCell<Option<Reason>>,
     /// Whether there is a loss.
@@ -67,6 +69,7 @@ impl Shared {
             lent: Cell::new(0),
             is_paused: Cell::new(false),
             wanted: Cell::new(0),
+            takes: Cell::new(0),
             input_end: Cell::new(InputEnd::Open),
             loss: RefCell::new(None),
             is_lost: Cell::new(false),
@@ -200,6 +203,7 @@ impl Shared {
         };
         if result.is_some() {
             self.wanted.set(0);
+            self.takes.set(self.takes.get().wrapping_add(1));
             self.consumed();
         }
         result
