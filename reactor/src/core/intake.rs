@@ -8,44 +8,78 @@ use bytes::{Buf, Bytes};
 
 use super::pool::Pool;
 
-/// A buffer between who receives and who reads.
+/// A buffer between who receives and who reads. Its memory is one pointer, so that it changes hands in no time.
 #[derive(Default)]
 pub(crate) struct Intake {
+    buffer: Option<Box<InputBuffer>>,
+}
+
+/// The memory of an [`Intake`] with something in it, or a spare one in the [pool](Pool).
+#[derive(Default)]
+pub(super) struct InputBuffer {
     bytes: Vec<u8>,
     /// How many of them were taken.
     start: usize,
 }
 
-impl Intake {
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.start
+impl InputBuffer {
+    pub(super) fn with_capacity(capacity: usize) -> Box<Self> {
+        Box::new(Self { bytes: Vec::with_capacity(capacity), start: 0 })
     }
 
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.start = 0;
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    fn make_room(&mut self) {
+        if self.start >= self.bytes.len() - self.start {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+impl Intake {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
+        self.as_slice().is_empty()
     }
 
     /// What is there.
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.buffer.as_ref().map_or(&[], |buffer| buffer.as_slice())
     }
 
     /// Copies `data` behind what is there.
     #[inline]
     pub(crate) fn append(&mut self, data: &[u8], pool: &Pool) {
-        if self.bytes.capacity() - self.bytes.len() < data.len() {
-            self.make_room(data.len(), pool);
+        if data.is_empty() {
+            return;
         }
-        self.bytes.extend_from_slice(data);
-    }
-
-    fn make_room(&mut self, length: usize, pool: &Pool) {
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool.input_buffer(length);
-        } else if self.start >= self.len() {
-            self.bytes.drain(..self.start);
-            self.start = 0;
+        let buffer = match &mut self.buffer {
+            Some(buffer) => buffer,
+            none => none.insert(pool.input_buffer(data.len())),
+        };
+        if buffer.bytes.capacity() - buffer.bytes.len() < data.len() {
+            buffer.make_room();
         }
+        buffer.bytes.extend_from_slice(data);
     }
 
     /// Puts `data` before what is there.
@@ -58,17 +92,18 @@ impl Intake {
     /// Takes the first `count` bytes away, or all if there are fewer.
     #[inline]
     pub(crate) fn consume(&mut self, count: usize, pool: &Pool) {
-        self.start = self.bytes.len().min(self.start + count);
-        if self.is_empty() {
-            self.clear(pool);
+        match &mut self.buffer {
+            Some(buffer) if count < buffer.bytes.len() - buffer.start => buffer.start += count,
+            _ => self.clear(pool),
         }
     }
 
     /// Moves as many of the first bytes as there are and fit into `buffer`; returns how many.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8], pool: &Pool) -> usize {
-        let count = self.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.as_slice()[..count]);
+        let there = self.as_slice();
+        let count = there.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&there[..count]);
         self.consume(count, pool);
         count
     }
@@ -77,9 +112,13 @@ impl Intake {
     /// copy.
     pub(crate) fn take(&mut self, count: usize, pool: &Pool) -> Bytes {
         let count = count.min(self.len());
-        if count == self.len() && count >= self.bytes.capacity() / 2 {
-            let mut all = Bytes::from(std::mem::take(&mut self.bytes));
-            all.advance(std::mem::take(&mut self.start));
+        if let Some(buffer) = &mut self.buffer
+            && count == buffer.as_slice().len()
+            && count >= buffer.capacity() / 2
+        {
+            let mut all = Bytes::from(std::mem::take(&mut buffer.bytes));
+            all.advance(buffer.start);
+            self.buffer = None;
             return all;
         }
         let bytes = Bytes::copy_from_slice(&self.as_slice()[..count]);
@@ -88,9 +127,11 @@ impl Intake {
     }
 
     /// Forgets everything and gives the memory back.
+    #[inline]
     pub(crate) fn clear(&mut self, pool: &Pool) {
-        self.start = 0;
-        pool.give_back_input_buffer(std::mem::take(&mut self.bytes));
+        if let Some(buffer) = self.buffer.take() {
+            pool.give_back_input_buffer(buffer);
+        }
     }
 }
 
@@ -126,9 +167,9 @@ mod tests {
         let mut intake = Intake::default();
         intake.append(b"some", &pool);
         intake.consume(4, &pool);
-        assert_eq!(intake.bytes.capacity(), 0);
+        assert!(intake.buffer.is_none());
         let spare = pool.input_buffer(1);
-        assert!(spare.capacity() > 0 && spare.is_empty(), "the pool has it");
+        assert!(spare.capacity() > 0 && spare.as_slice().is_empty(), "the pool has it");
     }
 
     #[test]

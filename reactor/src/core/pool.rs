@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::intake::InputBuffer;
 use super::outbox::Backlog;
 
 /// Capacity of a pooled segment.
@@ -51,8 +52,9 @@ pub(crate) struct Pool {
     backlogs: RefCell<Vec<Box<Backlog>>>,
     segments: RefCell<Vec<Vec<u8>>>,
     /// The buffer that the next input takes.
-    quick_input: Cell<Vec<u8>>,
-    inputs: RefCell<Vec<Vec<u8>>>,
+    quick_input: Cell<Option<Box<InputBuffer>>>,
+    #[allow(clippy::vec_box, reason = "the box itself is what is taken and given back")]
+    inputs: RefCell<Vec<Box<InputBuffer>>>,
     /// The sum of the capacities of `inputs`.
     spare_input: Cell<usize>,
     /// Shared buffers that were sent: their owners' destructors are user code, so they wait for a moment in
@@ -121,14 +123,13 @@ impl Pool {
 
     /// An empty buffer for input, of at least `length` bytes if it has to be made.
     #[inline]
-    pub(super) fn input_buffer(&self, length: usize) -> Vec<u8> {
-        let quick = self.quick_input.take();
-        if quick.capacity() > 0 { quick } else { self.stored_input_buffer(length) }
+    pub(super) fn input_buffer(&self, length: usize) -> Box<InputBuffer> {
+        self.quick_input.take().unwrap_or_else(|| self.stored_input_buffer(length))
     }
 
-    fn stored_input_buffer(&self, length: usize) -> Vec<u8> {
+    fn stored_input_buffer(&self, length: usize) -> Box<InputBuffer> {
         let Some(buffer) = self.inputs.borrow_mut().pop() else {
-            return Vec::with_capacity(length.max(INPUT));
+            return InputBuffer::with_capacity(length.max(INPUT));
         };
         self.spare_input.set(self.spare_input.get() - buffer.capacity());
         buffer
@@ -136,18 +137,17 @@ impl Pool {
 
     /// Takes a buffer for input back, and keeps it at hand unless it is huge.
     #[inline]
-    pub(super) fn give_back_input_buffer(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() == 0 || buffer.capacity() > 2 * SEGMENT {
+    pub(super) fn give_back_input_buffer(&self, mut buffer: Box<InputBuffer>) {
+        if buffer.capacity() > 2 * SEGMENT {
             return;
         }
         buffer.clear();
-        let previous = self.quick_input.replace(buffer);
-        if previous.capacity() > 0 {
+        if let Some(previous) = self.quick_input.replace(Some(buffer)) {
             self.store_input_buffer(previous);
         }
     }
 
-    fn store_input_buffer(&self, buffer: Vec<u8>) {
+    fn store_input_buffer(&self, buffer: Box<InputBuffer>) {
         let spare = self.spare_input.get() + buffer.capacity();
         if spare <= SPARE_INPUT {
             self.spare_input.set(spare);

@@ -115,6 +115,15 @@ impl<T> Slots<T> {
         Some(token)
     }
 
+    /// The token of the next value to be stored; `None` when no index is left.
+    pub(crate) fn next_token(&self) -> Option<Token> {
+        if self.first_free != NO_SLOT {
+            return Some(Token::new(self.first_free, self.slots[self.first_free as usize].generation));
+        }
+        let index = u32::try_from(self.slots.len()).ok().filter(|index| *index <= MAX_INDEX)?;
+        Some(Token::new(index, 0))
+    }
+
     pub(crate) fn insert(&mut self, value: T) -> Option<Token> {
         self.insert_with(|_| value)
     }

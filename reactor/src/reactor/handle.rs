@@ -26,22 +26,30 @@ use crate::reactor::looping::LoopingCall;
 use crate::reactor::remote::{Inbox, Remote};
 use crate::reactor::shutdown::{ShutdownPhase, Stage};
 use crate::reactor::stats::{LagHistogram, Stats, SystemCalls};
+use crate::reactor::task::budget;
 use crate::reactor::timers::{DelayedCall, Timer};
 use crate::reactor::transport::{Transport, TransportId};
 use crate::reactor::typed::Connection;
 
 thread_local! {
-    /// The reactors whose `run` or `turn` is on this thread's stack, the innermost last.
-    static CURRENT: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
+    /// The reactor whose `run` or `turn` is on this thread's stack, the innermost one. Its owner is there as well: so it is
+    /// not this that keeps it.
+    static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
 }
 
 /// Queues a task that was woken, if it belongs to the reactor that runs on this thread; `inbox` says which it is.
 pub(crate) fn queue_task_if_current(inbox: &Arc<Inbox>, task: Token) -> bool {
     let queued = CURRENT.try_with(|current| {
-        let inner = current.try_borrow().ok()?.last()?.inner()?;
-        Arc::ptr_eq(&inner.inbox, inbox).then(|| inner.queue_call(Call::Task(task)))
+        let current = current.try_borrow().ok();
+        match current.as_deref() {
+            Some(Some(inner)) if Arc::ptr_eq(&inner.inbox, inbox) => {
+                inner.queue_task(task);
+                true
+            }
+            _ => false,
+        }
     });
-    matches!(queued, Ok(Some(_)))
+    queued == Ok(true)
 }
 
 /// A reactor to work with: everything but running it.
@@ -81,7 +89,7 @@ impl Handle {
     /// ```
     #[must_use]
     pub fn current() -> Option<Self> {
-        CURRENT.with_borrow(|current| current.last().cloned())
+        CURRENT.with_borrow(|current| current.as_ref().map(|inner| inner.handle.clone()))
     }
 
     // Ports and connections.
@@ -338,8 +346,7 @@ impl Handle {
 
     /// Makes this the current reactor of the thread until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
-        CURRENT.with_borrow_mut(|current| current.push(self.clone()));
-        Entered
+        Entered { outer: CURRENT.replace(self.inner()), _unlimited: budget::lift() }
     }
 }
 
@@ -350,11 +357,14 @@ impl fmt::Debug for Handle {
 }
 
 /// Marks a reactor as the thread's current one.
-pub(crate) struct Entered;
+pub(crate) struct Entered {
+    outer: Option<Rc<Inner>>,
+    _unlimited: budget::Outer,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let left = CURRENT.with_borrow_mut(Vec::pop);
+        let left = CURRENT.replace(self.outer.take());
         drop(left);
     }
 }
@@ -399,6 +409,14 @@ impl Inner {
         self.eventful.set(true);
         self.host_needs_to_know();
         ticket
+    }
+
+    /// Queues a task to be polled.
+    #[inline(always)]
+    pub(crate) fn queue_task(&self, task: Token) {
+        self.calls.borrow_mut().push(Call::Task(task));
+        self.eventful.set(true);
+        self.host_needs_to_know();
     }
 
     pub(crate) fn post(&self, token: Token, call: TypedCall) {

@@ -86,8 +86,6 @@ pub(crate) struct Inner {
     pub(crate) tasks: RefCell<Tasks>,
     /// Memory for the tasks that other threads have woken.
     pub(crate) woken: RefCell<Vec<Token>>,
-    /// Operations that the task that is being polled may still finish in this turn.
-    pub(crate) budget: Cell<u32>,
     /// Everything is being dropped: what nobody decides any more is no news.
     pub(crate) is_torn_down: Cell<bool>,
     /// The loop runs, and one pass follows the other: not so when its host asks for a turn.

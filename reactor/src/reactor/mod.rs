@@ -146,7 +146,6 @@ impl Reactor {
             calls: RefCell::new(Queue::new()),
             tasks: RefCell::new(Tasks::new()),
             woken: RefCell::default(),
-            budget: Cell::new(u32::MAX),
             is_torn_down: Cell::new(false),
             goes_on: Cell::new(false),
             datagram_batch: Cell::new(None),

@@ -192,6 +192,16 @@ impl Inner {
             Counters::bump(&self.counters.passes);
             self.sampled_now.set(None);
         }
+        if self.panic.borrow().is_some() {
+            self.let_panic_out();
+        }
+        if !self.stays_eventful() {
+            self.eventful.set(false);
+        }
+    }
+
+    #[cold]
+    fn let_panic_out(&self) {
         let panic = self.panic.borrow_mut().take();
         if let Some(payload) = panic {
             self.in_pass.set(false);
@@ -200,6 +210,18 @@ impl Inner {
             }
             std::panic::resume_unwind(payload);
         }
+    }
+
+    /// Whether the next pass has more than I/O to think of. If not, it saves itself all thoughts ahead of its wait.
+    #[inline]
+    fn stays_eventful(&self) -> bool {
+        !self.timers.borrow().is_empty()
+            || !self.calls.borrow().is_empty()
+            || !self.attention.borrow().is_empty()
+            || self.stage() != Stage::Running
+            || !self.redelivery.borrow().is_empty()
+            || !self.before_wait.borrow().is_empty()
+            || self.driver.borrow().has_changes()
     }
 
     /// Whether another pass has something to do, which is nothing but what is queued.
@@ -220,6 +242,8 @@ impl Inner {
             let Some(call) = call else { break };
             match call {
                 Call::Task(token) => {
+                    // There is nothing in it to drop; the compiler would look for it all the same.
+                    std::mem::forget(call);
                     polls = polls.saturating_add(1);
                     self.run_task(token);
                 }

@@ -13,11 +13,12 @@ impl Inner {
     /// Flushes what was written from elsewhere, calls the watermark hooks and reports the losses of the
     /// connections that asked for attention. What they ask for meanwhile is for the next pass.
     pub(crate) fn settle(&self) {
-        if self.attention.borrow().is_empty() {
+        let count = self.attention.borrow().len();
+        if count == 0 {
             return;
         }
-        let mut list = self.attention.take();
-        for token in list.drain(..) {
+        for at in 0..count {
+            let Some(token) = self.attention.borrow().get(at).copied() else { break };
             let Some(transport) = self.transport(token) else {
                 self.settle_datagrams(token);
                 continue;
@@ -41,9 +42,10 @@ impl Inner {
             }
         }
         let mut attention = self.attention.borrow_mut();
-        if attention.is_empty() {
-            // Keeps the list's memory.
-            *attention = list;
+        if attention.len() <= count {
+            attention.clear();
+        } else {
+            attention.drain(..count);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::core::intake::Intake;
 use crate::core::pool::Pool;
 use crate::net::connection::{End, Room};
 use crate::net::reason::Reason;
+use crate::reactor::task::budget;
 use crate::reactor::transport::{AT_ONCE_FROM, Transport};
 
 /// Reading pauses when so many bytes wait for a reader, and goes on when fewer than half of them do.
@@ -113,7 +114,7 @@ impl Shared {
     /// Waits its turn: a task that never has to wait for its stream does not keep the loop from others.
     #[inline]
     fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.transport().reactor().has_budget(cx)
+        budget::poll_turn(cx)
     }
 
     // What the protocol hears.

@@ -3,14 +3,14 @@
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use pin_project_lite::pin_project;
 
 /// A [`TaskCell`] whose types are nobody's business.
 pub(super) trait AnyTask {
     /// Polls the future; when it is ready, it is dropped and the output is kept.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll(self: Pin<&mut Self>) -> Poll<()>;
 
     /// Whether an output has been there.
     fn is_finished(&self) -> bool;
@@ -22,14 +22,15 @@ pub(super) trait AnyTask {
 pin_project! {
     #[project = CellProjection]
     pub(super) enum TaskCell<F: Future> {
-        Running { #[pin] future: F },
+        Running { #[pin] future: F, waker: Waker },
         Finished { output: Option<F::Output> },
     }
 }
 
 impl<F: Future> TaskCell<F> {
-    pub(super) fn new(future: F) -> Self {
-        Self::Running { future }
+    /// `waker` is what the future is to be polled with.
+    pub(super) fn new(future: F, waker: Waker) -> Self {
+        Self::Running { future, waker }
     }
 }
 
@@ -37,9 +38,11 @@ impl<F: Future> AnyTask for TaskCell<F>
 where
     F::Output: 'static,
 {
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>) -> Poll<()> {
         let output = match self.as_mut().project() {
-            CellProjection::Running { future } => ready!(future.poll(cx)),
+            CellProjection::Running { future, waker } => {
+                ready!(future.poll(&mut Context::from_waker(waker)))
+            }
             CellProjection::Finished { .. } => return Poll::Ready(()),
         };
         // The output is in place even if the future's destructor panics.
@@ -62,10 +65,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::task::Waker;
-
     use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     struct PanicsWhenDropped;
 
@@ -85,9 +86,10 @@ mod tests {
 
     #[test]
     fn the_output_takes_the_place_of_the_future() {
-        let mut cell: Pin<Box<dyn AnyTask>> = Box::pin(TaskCell::new(async { "done".to_owned() }));
+        let mut cell: Pin<Box<dyn AnyTask>> =
+            Box::pin(TaskCell::new(async { "done".to_owned() }, Waker::noop().clone()));
         assert!(!cell.is_finished());
-        assert!(cell.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(cell.as_mut().poll().is_ready());
         let mut output = None::<String>;
         cell.as_mut().take_output(&mut output);
         assert_eq!(output.as_deref(), Some("done"));
@@ -95,9 +97,10 @@ mod tests {
 
     #[test]
     fn an_output_survives_a_panic_in_the_destructor_of_its_future() {
-        let mut cell: Pin<Box<dyn AnyTask>> = Box::pin(TaskCell::new(PanicsWhenDropped));
+        let mut cell: Pin<Box<dyn AnyTask>> =
+            Box::pin(TaskCell::new(PanicsWhenDropped, Waker::noop().clone()));
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            let _ = cell.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let _ = cell.as_mut().poll();
         }));
         assert!(polled.is_err());
         assert!(cell.is_finished());

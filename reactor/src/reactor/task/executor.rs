@@ -8,20 +8,18 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::core::interruption::Interruption;
 use crate::core::slots::{Slots, Token};
 use crate::reactor::handle::Handle;
-use crate::reactor::inner::{Call, Inner, panic_text};
+use crate::reactor::inner::{Inner, panic_text};
+use crate::reactor::remote::Inbox;
 use crate::reactor::stats::Counters;
+use crate::reactor::task::budget;
 use crate::reactor::task::cell::{AnyTask, TaskCell};
 use crate::reactor::task::waker::TaskWaker;
 
-/// Operations that the futures of a task may finish in one poll before it is another's turn.
-const BUDGET: u32 = 128;
-/// What is not polled by the loop is not counted.
-const UNLIMITED: u32 = u32::MAX;
 /// Wakers kept for tasks to come.
 const SPARE_WAKERS: usize = 1024;
 
@@ -114,6 +112,17 @@ impl Tasks {
         self.live
     }
 
+    /// A waker for a new task.
+    fn waker_of(&mut self, token: Token, inbox: &Arc<Inbox>) -> Arc<TaskWaker> {
+        if let Some(mut spare) = self.spare.pop()
+            && let Some(reused) = Arc::get_mut(&mut spare)
+        {
+            reused.reuse(token);
+            return spare;
+        }
+        Arc::new(TaskWaker::new(Arc::clone(inbox), token))
+    }
+
     fn keep_waker(&mut self, mut waker: Arc<TaskWaker>) {
         if self.spare.len() < SPARE_WAKERS && Arc::get_mut(&mut waker).is_some() {
             self.spare.push(waker);
@@ -144,39 +153,31 @@ impl Inner {
         future: F,
         spawned_at: &'static Location<'static>,
     ) -> Option<Token> {
-        let task: Running = Box::pin(TaskCell::new(future));
-        let mut task = Some(task);
-        let token = {
-            let mut tasks = self.tasks.borrow_mut();
-            let mut spare = tasks.spare.pop();
-            let token = tasks.slots.insert_with(|token| {
-                let mut waker = spare.take();
-                let waker = match waker.as_mut().and_then(Arc::get_mut) {
-                    Some(reused) => {
-                        reused.reuse(token);
-                        waker
-                    }
-                    None => None,
-                };
-                TaskSlot {
-                    state: task.take().map_or(State::Ending, State::Waiting),
-                    consumer: Consumer::Handle,
-                    waker: waker.unwrap_or_else(|| Arc::new(TaskWaker::new(Arc::clone(&self.inbox), token))),
-                    spawned_at,
-                    name: None,
-                }
-            });
-            tasks.live += usize::from(token.is_some());
-            token
+        let mut tasks = self.tasks.borrow_mut();
+        let Some(token) = tasks.slots.next_token() else {
+            drop(tasks);
+            self.discard(future);
+            return None;
         };
-        self.discard(task);
-        self.queue_call(Call::Task(token?));
-        token
+        let waker = tasks.waker_of(token, &self.inbox);
+        let task: Running = Box::pin(TaskCell::new(future, Waker::from(Arc::clone(&waker))));
+        let slot = TaskSlot {
+            state: State::Waiting(task),
+            consumer: Consumer::Handle,
+            waker,
+            spawned_at,
+            name: None,
+        };
+        tasks.slots.insert(slot);
+        tasks.live += 1;
+        drop(tasks);
+        self.queue_task(token);
+        Some(token)
     }
 
     /// Polls a task that was woken, or ends one that was cancelled.
     pub(crate) fn run_task(&self, token: Token) {
-        let (mut task, waker, spawned_at) = {
+        let (mut task, spawned_at) = {
             let mut tasks = self.tasks.borrow_mut();
             let Some(slot) = tasks.slots.get_mut(token) else { return };
             slot.waker.release();
@@ -194,13 +195,10 @@ impl Inner {
                     return;
                 }
             };
-            (task, Waker::from(Arc::clone(&slot.waker)), slot.spawned_at)
+            (task, slot.spawned_at)
         };
         Counters::bump(&self.counters.polls);
-        let outer = self.budget.replace(BUDGET);
-        let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(&waker))));
-        self.budget.set(outer);
-        drop(waker);
+        let polled = budget::with_a_turn(|| catch_unwind(AssertUnwindSafe(|| task.as_mut().poll())));
         self.task_ran(token, spawned_at);
         let ended = match polled {
             Ok(Poll::Pending) => {
@@ -232,12 +230,16 @@ impl Inner {
     fn put_back(&self, token: Token, task: Running) -> Option<Running> {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.slots.get_mut(token) else { return Some(task) };
-        if let State::Polled { cancelled: true } = slot.state {
-            slot.state = State::Ending;
-            return Some(task);
+        let polled = std::mem::replace(&mut slot.state, State::Waiting(task));
+        if let State::Polled { cancelled: false } = polled {
+            // There is nothing in it to drop; the compiler would look for it all the same.
+            std::mem::forget(polled);
+            return None;
         }
-        slot.state = State::Waiting(task);
-        None
+        match std::mem::replace(&mut slot.state, State::Ending) {
+            State::Waiting(task) => Some(task),
+            _ => None,
+        }
     }
 
     /// A cancel that comes from here on comes too late.
@@ -295,7 +297,7 @@ impl Inner {
                 let is_to_be_queued = slot.waker.claim();
                 drop(tasks);
                 if is_to_be_queued {
-                    self.queue_call(Call::Task(token));
+                    self.queue_task(token);
                 }
                 true
             }
@@ -329,13 +331,10 @@ impl Inner {
             self.discard(consumer);
             return Poll::Pending;
         }
-        if !self.spend() {
-            drop(tasks);
-            waker.wake_by_ref();
-            return Poll::Pending;
-        }
-        let removed = tasks.remove(token);
         drop(tasks);
+        // It may wake this very task.
+        ready!(budget::poll_turn(cx));
+        let removed = self.tasks.borrow_mut().remove(token);
         match removed {
             Some((State::Ended(ended), _)) => Poll::Ready(ended),
             other => {
@@ -471,29 +470,5 @@ impl Inner {
         let mut tasks = self.tasks.borrow_mut();
         tasks.live = 0;
         tasks.spare = Vec::new();
-    }
-
-    /// One more operation of the task that is being polled; false when it is another's turn.
-    fn spend(&self) -> bool {
-        match self.budget.get() {
-            UNLIMITED => true,
-            0 => false,
-            left => {
-                self.budget.set(left - 1);
-                true
-            }
-        }
-    }
-}
-
-impl Handle {
-    /// Called by every future that could go on at once, ahead of doing so: `Pending`, with the task woken again, when
-    /// the task has had its turn.
-    pub(crate) fn has_budget(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.inner().is_none_or(|inner| inner.spend()) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }

@@ -20,6 +20,7 @@ use crate::reactor::events::Events;
 use crate::reactor::handle::Handle;
 use crate::reactor::looping::Grid;
 use crate::reactor::task::Task;
+use crate::reactor::task::budget;
 
 #[cfg(unix)]
 use crate::reactor::descriptor::DescriptorWatch;
@@ -78,7 +79,7 @@ impl<E> Drop for Feed<E> {
 
 impl<E> Fed<E> {
     /// The next event; `None` when none will come.
-    async fn next(&self, handle: &Handle) -> Option<E> {
+    async fn next(&self) -> Option<E> {
         poll_fn(|cx| {
             if self.0.borrow().waiting.is_empty() {
                 if self.0.borrow().is_closed {
@@ -90,7 +91,7 @@ impl<E> Fed<E> {
                 drop(old);
                 return Poll::Pending;
             }
-            handle.has_budget(cx).map(|()| self.0.borrow_mut().waiting.pop_front())
+            budget::poll_turn(cx).map(|()| self.0.borrow_mut().waiting.pop_front())
         })
         .await
     }
@@ -280,7 +281,7 @@ impl Handle {
         });
         Ok(self.spawn(async move {
             let _end = end;
-            while fed.next(&handle).await.is_some() {
+            while fed.next().await.is_some() {
                 contained(&handle, "a handler of a signal", here, f(handle.clone())).await;
             }
         }))
@@ -299,7 +300,7 @@ async fn handle_readiness(
     let _end = AtEnd(move || {
         watched.remove();
     });
-    while fed.next(&handle).await.is_some() {
+    while fed.next().await.is_some() {
         watch.pause();
         f(handle.clone()).await;
         watch.resume();
@@ -343,7 +344,7 @@ impl<E: Clone + 'static> Events<E> {
         });
         self.handle().spawn(async move {
             let _end = end;
-            while let Some(event) = fed.next(&handle).await {
+            while let Some(event) = fed.next().await {
                 contained(&handle, "a handler of an event", here, f(handle.clone(), event)).await;
             }
         })

@@ -39,6 +39,7 @@ use crate::core::slots::Token;
 use crate::reactor::Reactor;
 use crate::reactor::handle::Handle;
 
+pub(crate) mod budget;
 mod cell;
 mod children;
 mod deferred;
@@ -285,6 +286,7 @@ impl Reactor {
             task.cancel();
             return Err(error);
         }
+        let _unlimited = budget::lift();
         match Pin::new(&mut task).poll(&mut Context::from_waker(std::task::Waker::noop())) {
             Poll::Ready(outcome) => outcome.map_err(Into::into),
             Poll::Pending => Err(Interruption::Cancelled.into()),

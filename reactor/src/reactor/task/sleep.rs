@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::wheel::TimerId;
 use crate::reactor::handle::Handle;
+use crate::reactor::task::budget;
 use crate::reactor::timers::{Timer, deadline};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,7 +109,7 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_unbudgeted(cx));
         // The time that has come stays, if it is another's turn first.
-        self.handle.has_budget(cx)
+        budget::poll_turn(cx)
     }
 }
 
