@@ -30,7 +30,7 @@ async fn answer_slowly(stream: Stream) -> io::Result<()> {
 /// Asks the server at `address` for an answer that takes so many seconds.
 async fn fetch(reactor: Handle, address: String, seconds: String) -> Result<String, Failure> {
     println!("fetch {seconds}: begins");
-    let stream = reactor.open(&*address).await?;
+    let stream = reactor.connect_stream(&*address).await?;
     stream.write_all(format!("{seconds}\n").as_bytes()).await?;
     let answer = stream.read_line(100).await?.ok_or("the server has closed the connection")?;
     println!("fetch {seconds}: done");

@@ -44,7 +44,7 @@
 //!   in from other threads.
 //! * [`Deferred`]: what comes later, to chain, to combine, to `.await`.
 //! * [`task`]: futures that the loop runs, [`spawn`](Handle::spawn)ed or as a whole program in [`run`]. [`Stream`] is a
-//!   connection for a task, from [`serve`](Handle::serve) and [`open`](Handle::open); [`sync`] has locks and queues.
+//!   connection for a task, from [`serve`](Handle::serve) and [`connect_stream`](Handle::connect_stream); [`sync`] has locks and queues.
 //! * [`DatagramProtocol`]: the hooks of a socket for datagrams, [`DatagramSocket`].
 //! * [`endpoint`]: where to listen and to connect, as strings or builders.
 //! * [`ReactorBuilder`]: limits, time-outs and policies.

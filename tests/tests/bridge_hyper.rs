@@ -104,7 +104,7 @@ contract! {
         let port = http1(&world);
         let handle = world.reactor.clone();
         complete(&world, async move {
-            let mut sender = ask(handle.open(endpoint(&port)).await.expect("a connection")).await;
+            let mut sender = ask(handle.connect_stream(endpoint(&port)).await.expect("a connection")).await;
             for number in 0..50 {
                 sender.ready().await.expect("the connection is kept alive");
                 let request = if number % 2 == 0 {
@@ -137,7 +137,7 @@ contract! {
         world.reactor.before_wait(move |reactor| seen.set(seen.get().max(reactor.stats().queued_bytes)));
         let handle = world.reactor.clone();
         complete(&world, async move {
-            let mut sender = ask(handle.open(endpoint(&port)).await.expect("a connection")).await;
+            let mut sender = ask(handle.connect_stream(endpoint(&port)).await.expect("a connection")).await;
             let body = Pieces { left: COUNT, given: Rc::default() };
             let request = Request::post("/").body(body).expect("a request");
             let mut body = sender.send_request(request).await.expect("an answer").into_body();
@@ -220,7 +220,7 @@ contract! {
         let port = port.expect("a port");
         let handle = world.reactor.clone();
         complete(&world, async move {
-            let stream = handle.open(endpoint(&port)).await.expect("a connection");
+            let stream = handle.connect_stream(endpoint(&port)).await.expect("a connection");
             let executor = HyperExecutor::new(&handle);
             let (sender, connection) = client::conn::http2::handshake(executor, stream).await.expect("a handshake");
             drop(handle.spawn(connection));

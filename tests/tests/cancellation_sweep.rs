@@ -53,7 +53,7 @@ async fn answer(stream: Stream) -> io::Result<()> {
 
 async fn ask(handle: Handle, address: String, steps: Rc<Cell<usize>>) -> io::Result<()> {
     let step = || steps.set(steps.get() + 1);
-    let stream = handle.open(address).await.map_err(io::Error::other)?;
+    let stream = handle.connect_stream(address).await.map_err(io::Error::other)?;
     step();
     stream.write_all(b"hello\n").await?;
     stream.flush().await?;

@@ -431,7 +431,7 @@ contract! {
                 future.await;
             }));
         };
-        let connecting = handle.open(silent.address);
+        let connecting = handle.connect_stream(silent.address);
         spawn("connect", Box::pin(async { drop(connecting.await) }));
         spawn("sleep", Box::pin(handle.sleep(Duration::from_secs(3600))));
         if driver != Driver::Simulated {

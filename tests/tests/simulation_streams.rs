@@ -56,7 +56,7 @@ impl Net {
         let client = handle.clone();
         handle
             .spawn(async move {
-                let stream = client.open(patient(to)).await.expect("a connection");
+                let stream = client.connect_stream(patient(to)).await.expect("a connection");
                 let value = task(client.clone(), stream).await;
                 *place.borrow_mut() = Some(value);
             })

@@ -45,7 +45,7 @@ kernel_contract! {
         let handle = (*world.reactor).clone();
         let (answer, data) = (pattern(1 << 20), pattern(1 << 20));
         let echoed = run(&world, async move {
-            let (reader, writer) = handle.open(endpoint.as_str()).await.unwrap().split();
+            let (reader, writer) = handle.connect_stream(endpoint.as_str()).await.unwrap().split();
             let writing = handle.spawn(async move {
                 writer.write_all(&data).await.unwrap();
                 writer.shutdown().await.unwrap();

@@ -119,8 +119,10 @@ impl<T: 'static, E: Failure> AsCompleted<T, E> {
             }
             is_waiting
         });
-        let old =
-            std::mem::replace(&mut self.shared.state.borrow_mut().taker, Taker::Hook(Box::new(hook), resolver));
+        let old = std::mem::replace(
+            &mut self.shared.state.borrow_mut().taker,
+            Taker::Hook(Box::new(hook), resolver),
+        );
         drop(old);
         // What is there already comes from the loop, too.
         let shared = Rc::clone(&self.shared);

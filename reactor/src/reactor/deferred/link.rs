@@ -224,7 +224,10 @@ where
         let source = deferred.into_source();
         let inside: Rc<dyn Cancel> = source.clone();
         if std::ptr::addr_eq(Rc::as_ptr(&inside), Rc::as_ptr(&self)) {
-            log::error!("a link of a Deferred made at {} returned that Deferred, for itself to wait for", self.made_at);
+            log::error!(
+                "a link of a Deferred made at {} returned that Deferred, for itself to wait for",
+                self.made_at
+            );
             return self.output.emit(Err(Interruption::Dropped.into()), &self.handle, self.made_at);
         }
         self.stage.set(Stage::Inner(Rc::downgrade(&inside)));

@@ -32,7 +32,7 @@ use shared::Shared;
 
 /// A connection to read from and write to in a task.
 ///
-/// It comes from [`Handle::serve`](crate::Handle::serve), [`Handle::open`](crate::Handle::open), or, when a protocol has
+/// It comes from [`Handle::serve`](crate::Handle::serve), [`Handle::connect_stream`](crate::Handle::connect_stream), or, when a protocol has
 /// done its part, from [`Stream::take_over`]. It has its own methods for what tasks do, and implements the traits of the
 /// crate `futures-io` for the crates written for those. All take `&self`, so that one future can read while another writes;
 /// for two tasks there is [`split`](Self::split).

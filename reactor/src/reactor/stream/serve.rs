@@ -181,7 +181,7 @@ impl Handle {
     /// let address = port.local_addr();
     /// let handle = reactor.clone();
     /// reactor.spawn(async move {
-    ///     let stream = handle.open(format!("tcp:{address}")).await.expect("a connection");
+    ///     let stream = handle.connect_stream(format!("tcp:{address}")).await.expect("a connection");
     ///     assert_eq!(stream.read_line(80).await.expect("a line").as_deref(), Some("hello"));
     ///     handle.stop();
     /// });
@@ -234,7 +234,7 @@ impl Handle {
     ///
     /// ```no_run
     /// # async fn fetch(reactor: &twistor::Handle) -> Result<(), Box<dyn std::error::Error>> {
-    /// let stream = reactor.open("tcp:example.com:80").await?;
+    /// let stream = reactor.connect_stream("tcp:example.com:80").await?;
     /// stream.write_all(b"GET / HTTP/1.0\r\nHost: example.com\r\n\r\n").await?;
     /// let answer = stream.read_to_end(1 << 20).await?;
     /// println!("{} bytes", answer.len());
@@ -242,7 +242,7 @@ impl Handle {
     /// # }
     /// ```
     #[track_caller]
-    pub fn open(&self, endpoint: impl IntoConnectEndpoint) -> Deferred<Stream, ConnectError> {
+    pub fn connect_stream(&self, endpoint: impl IntoConnectEndpoint) -> Deferred<Stream, ConnectError> {
         let shared = Shared::new();
         let mut protocol = Some(StreamProtocol::of(&shared));
         let factory = move |_: Peer| protocol.take();
