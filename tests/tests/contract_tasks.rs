@@ -435,7 +435,7 @@ contract! {
         spawn("connect", Box::pin(async { drop(connecting.await) }));
         spawn("sleep", Box::pin(handle.sleep(Duration::from_secs(3600))));
         if driver != Driver::Simulated {
-            let job = handle.defer_to_thread(move || drop(blocked.recv()));
+            let job = handle.defer_to_thread(move || blocked.recv().is_ok());
             spawn("thread", Box::pin(async { drop(job.await) }));
         }
         let (waiting, ours) = (lock.lock(), lock.clone());
@@ -456,12 +456,12 @@ contract! {
         });
         spawn("spawns", Box::pin(async move {
             let _spawns = spawns;
-            pending().await
+            pending::<()>().await;
         }));
         let panics = OnDrop(|| panic!("on purpose"));
         spawn("panics", Box::pin(async move {
             let _panics = panics;
-            pending().await
+            pending::<()>().await;
         }));
         let own = Rc::new(RefCell::new(None::<Task<()>>));
         let mine = Rc::clone(&own);

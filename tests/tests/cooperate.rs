@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use twistor::{Cooperation, CooperationError, Deferred, Interruption, Protocol, Resolver, Transport};
-use twistor_tests::{World, contract};
+use twistor_tests::{World, contract, logged};
 
 struct Echo;
 
@@ -189,6 +189,24 @@ contract! {
         let late = end_of(&work);
         world.turns(2);
         assert!(matches!(&*late.borrow(), Some(Err(CooperationError::Stopped))));
+    }
+
+    fn why_a_step_failed_is_logged_if_nobody_waits_for_the_end(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let _failing = world.reactor.cooperate([Err("no disk")]);
+        world.turns(3);
+        let lines = logged::take();
+        assert!(lines.len() == 1 && lines[0].ends_with("failed: no disk"), "{lines:?}");
+        // Also when it was stopped meanwhile.
+        let (resolver, deferred) = Deferred::<(), String>::new(&world.reactor);
+        let stopped = world.reactor.cooperate([deferred]);
+        world.turns(2);
+        assert!(stopped.stop());
+        resolver.errback("too late".to_owned());
+        world.turns(2);
+        let lines = logged::take();
+        assert!(lines.len() == 1 && lines[0].ends_with("failed: too late"), "{lines:?}");
     }
 
     fn a_panic_ends_the_one_whose_step_it_was(driver) {
