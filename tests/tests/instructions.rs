@@ -22,7 +22,7 @@ fn an_echoed_message_keeps_to_its_budget_of_instructions() {
 /// its stream. A message costs the kernel some 20 000 instructions more, the same in both.
 #[test]
 fn an_echo_by_a_task_keeps_to_its_budget_of_instructions() {
-    keeps_to("echo_async", [(1, 1600), (32, 1400)]);
+    keeps_to("echo_async", [(1, 1180), (32, 1010)]);
 }
 
 fn keeps_to(example: &str, budgets: [(usize, u64); 2]) {

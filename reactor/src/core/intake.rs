@@ -11,6 +11,7 @@ use super::pool::Pool;
 /// A buffer between who receives and who reads. Its memory is one pointer, so that it changes hands in no time.
 #[derive(Default)]
 pub(crate) struct Intake {
+    /// There is one as long as there is something in it.
     buffer: Option<Box<InputBuffer>>,
 }
 
@@ -57,7 +58,7 @@ impl Intake {
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.as_slice().is_empty()
+        self.buffer.is_none()
     }
 
     /// What is there.
@@ -67,7 +68,7 @@ impl Intake {
     }
 
     /// Copies `data` behind what is there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append(&mut self, data: &[u8], pool: &Pool) {
         if data.is_empty() {
             return;
@@ -101,10 +102,15 @@ impl Intake {
     /// Moves as many of the first bytes as there are and fit into `buffer`; returns how many.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8], pool: &Pool) -> usize {
-        let there = self.as_slice();
-        let count = there.len().min(buffer.len());
+        let Some(input) = &mut self.buffer else { return 0 };
+        let there = input.as_slice();
+        let (all, count) = (there.len(), there.len().min(buffer.len()));
         buffer[..count].copy_from_slice(&there[..count]);
-        self.consume(count, pool);
+        if count < all {
+            input.start += count;
+        } else {
+            self.clear(pool);
+        }
         count
     }
 

@@ -127,6 +127,7 @@ impl Pool {
         self.quick_input.take().unwrap_or_else(|| self.stored_input_buffer(length))
     }
 
+    #[inline]
     fn stored_input_buffer(&self, length: usize) -> Box<InputBuffer> {
         let Some(buffer) = self.inputs.borrow_mut().pop() else {
             return InputBuffer::with_capacity(length.max(INPUT));
@@ -147,6 +148,7 @@ impl Pool {
         }
     }
 
+    #[inline]
     fn store_input_buffer(&self, buffer: Box<InputBuffer>) {
         let spare = self.spare_input.get() + buffer.capacity();
         if spare <= SPARE_INPUT {

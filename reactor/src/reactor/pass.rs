@@ -218,7 +218,7 @@ impl Inner {
         !self.timers.borrow().is_empty()
             || !self.calls.borrow().is_empty()
             || !self.attention.borrow().is_empty()
-            || self.stage() != Stage::Running
+            || self.is_stopping()
             || !self.redelivery.borrow().is_empty()
             || !self.before_wait.borrow().is_empty()
             || self.driver.borrow().has_changes()
@@ -247,32 +247,45 @@ impl Inner {
                     polls = polls.saturating_add(1);
                     self.run_task(token);
                 }
-                Call::Plain(call, made_at) => {
-                    is_all = false;
-                    Counters::bump(&self.counters.calls);
-                    self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
-                    self.hook_ran(Token::NOBODY, Hook::Callback);
-                }
-                Call::Typed(token, call) => {
-                    is_all = false;
-                    Counters::bump(&self.counters.calls);
-                    self.run_typed(token, Hook::Post, call);
-                }
                 Call::Run(node) => {
                     polls = polls.saturating_add(1);
                     Counters::bump(&self.counters.calls);
                     self.run_nodes(node);
+                }
+                other => {
+                    is_all = false;
+                    self.run_callback(other);
                 }
             }
         }
         is_all.then_some(polls)
     }
 
-    /// Runs the calls of other threads that are there now, and the tasks that they have woken.
-    fn run_messages(&self) {
-        if !self.inbox.is_pending() {
-            return;
+    /// Not part of the loop above, so that the way of a task through that stays short.
+    #[inline(never)]
+    fn run_callback(&self, call: Call) {
+        Counters::bump(&self.counters.calls);
+        match call {
+            Call::Plain(call, made_at) => {
+                self.contain(format_args!("a callback queued at {made_at}"), || call(&self.handle));
+                self.hook_ran(Token::NOBODY, Hook::Callback);
+            }
+            Call::Typed(token, call) => self.run_typed(token, Hook::Post, call),
+            Call::Task(token) => self.run_task(token),
+            Call::Run(node) => self.run_nodes(node),
         }
+    }
+
+    /// Runs the calls of other threads that are there now, and the tasks that they have woken.
+    #[inline]
+    fn run_messages(&self) {
+        if self.inbox.is_pending() {
+            self.take_messages();
+        }
+    }
+
+    #[inline(never)]
+    fn take_messages(&self) {
         let mut woken = self.woken.take();
         let (messages, stop) = self.inbox.take(&mut woken);
         if stop {

@@ -18,27 +18,16 @@ impl Inner {
             return;
         }
         for at in 0..count {
-            let Some(token) = self.attention.borrow().get(at).copied() else { break };
+            let Some(token) = self.attention.borrow_mut().get(at).copied() else { break };
             let Some(transport) = self.transport(token) else {
                 self.settle_datagrams(token);
                 continue;
             };
             transport.0.attended.set(false);
             // What only wrote, and was taken whole, needs nothing else.
-            if self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut()) {
-                continue;
-            }
-            // Whatever that leaves to settle is settled right here.
-            self.work_off(&transport);
-            if transport.0.extra.borrow().is_some() {
-                // A switch from elsewhere happens in `enter`.
-                self.call_hook_if_switching(&transport);
-            }
-            self.call_watermark_hook(&transport);
-            if transport.0.machine.borrow().phase() == Phase::Lost {
-                self.finish(&transport);
-                // What is left of it may hold the last of a user's error.
-                self.discard(transport);
+            let is_settled = self.send_in_peace(&transport.0, &mut transport.0.machine.borrow_mut());
+            if !is_settled {
+                self.settle_closely(transport);
             }
         }
         let mut attention = self.attention.borrow_mut();
@@ -46,6 +35,22 @@ impl Inner {
             attention.clear();
         } else {
             attention.drain(..count);
+        }
+    }
+
+    #[inline(never)]
+    fn settle_closely(&self, transport: Transport) {
+        // Whatever that leaves to settle is settled right here.
+        self.work_off(&transport);
+        if transport.0.extra.borrow().is_some() {
+            // A switch from elsewhere happens in `enter`.
+            self.call_hook_if_switching(&transport);
+        }
+        self.call_watermark_hook(&transport);
+        if transport.0.machine.borrow().phase() == Phase::Lost {
+            self.finish(&transport);
+            // What is left of it may hold the last of a user's error.
+            self.discard(transport);
         }
     }
 

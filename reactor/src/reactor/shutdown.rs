@@ -162,7 +162,15 @@ impl Inner {
     }
 
     /// Takes the shutdown as far as it goes in this pass.
+    #[inline]
     pub(crate) fn advance_shutdown(&self) {
+        if self.is_stopping() {
+            self.advance_stages();
+        }
+    }
+
+    #[cold]
+    fn advance_stages(&self) {
         while self.shutdown_can_advance() {
             match self.stage() {
                 Stage::Asked => self.run_triggers(ShutdownPhase::Before),

@@ -178,14 +178,16 @@ impl Inner {
     }
 
     /// Runs what is due at the time of this pass.
+    #[inline]
     pub(crate) fn run_timers(&self) {
-        {
-            let mut timers = self.timers.borrow_mut();
-            if timers.is_empty() {
-                return;
-            }
-            timers.collect_due(self.now());
+        if !self.timers.borrow().is_empty() {
+            self.run_due_timers();
         }
+    }
+
+    #[inline(never)]
+    fn run_due_timers(&self) {
+        self.timers.borrow_mut().collect_due(self.now());
         loop {
             let due = self.timers.borrow_mut().pop_due();
             let Some((id, timer)) = due else { break };

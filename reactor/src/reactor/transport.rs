@@ -699,6 +699,7 @@ impl Transport {
         }
     }
 
+    #[inline]
     fn ask_for_attention(&self) {
         if let Some(inner) = self.inner() {
             self.0.attended.set(true);

@@ -54,10 +54,12 @@ impl ReadHalf {
     /// # Errors
     ///
     /// As there.
+    #[inline]
     pub fn read(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
         poll_fn(|cx| self.poll_read_ref(cx, buffer))
     }
 
+    #[inline]
     fn poll_read_ref(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));

@@ -185,6 +185,7 @@ impl Stream {
     /// # Errors
     ///
     /// The connection broke; everything that came before was read.
+    #[inline]
     pub fn read(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> {
         self.reader.read(buffer)
     }

@@ -166,6 +166,7 @@ impl Shared {
     /// comes: then it is `None`. What `lent` holds comes first.
     ///
     /// `wanted` is how many bytes may have to be there for that.
+    #[inline]
     pub(super) fn poll_input<R>(
         &self,
         cx: &mut Context<'_>,

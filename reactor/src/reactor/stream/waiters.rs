@@ -62,7 +62,7 @@ impl Waiters {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn wake_all(&self) {
         if let Some(first) = self.first.take() {
             first.wake_by_ref();
