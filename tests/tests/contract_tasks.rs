@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use twistor::sync::{Event, Lock, Queue, Semaphore};
-use twistor::{Deferred, Handle, Interruption, PanicPolicy, Reactor, Task, task};
+use twistor::{Canceller, Deferred, Handle, Interruption, PanicPolicy, Reactor, Task, task};
 use twistor_tests::{Driver, World, contract, kernel_contract};
 
 type Words = Rc<RefCell<Vec<String>>>;
@@ -231,20 +231,27 @@ contract! {
         assert_eq!(outcome.take(), Some(Err(Interruption::Cancelled)));
     }
 
-    // Line 75.
-    fn a_task_that_cancels_itself_and_ends_at_once_has_ended(driver) {
+    // Lines 73 and 75.
+    fn a_task_that_cancels_itself_in_its_last_poll_is_cancelled_all_the_same(driver) {
         let world = World::new(driver);
         let own = Rc::new(RefCell::new(None));
         let canceller = Rc::clone(&own);
         let task = world.reactor.spawn(async move {
             let canceller: task::TaskCanceller = canceller.borrow_mut().take().unwrap();
-            canceller.cancel();
+            assert!(canceller.cancel());
             "ended"
         });
         *own.borrow_mut() = Some(task.canceller());
         let outcome = note(task);
         world.turns(2);
-        assert_eq!(outcome.take(), Some(Ok("ended")));
+        assert_eq!(outcome.take(), Some(Err(Interruption::Cancelled)));
+
+        let own = Rc::new(RefCell::new(None::<Canceller>));
+        let canceller = Rc::clone(&own);
+        let deferred = world.reactor.spawn(async move { canceller.borrow().as_ref().unwrap().cancel() });
+        let deferred = deferred.into_deferred();
+        *own.borrow_mut() = Some(deferred.canceller());
+        assert_eq!(twistor_tests::outcome::outcome(&world, deferred), Err(Interruption::Cancelled));
     }
 
     // Line 75.

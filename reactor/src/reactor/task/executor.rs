@@ -257,6 +257,13 @@ impl Inner {
             self.discard(ended);
             return;
         };
+        if matches!((&slot.state, &ended), (State::Polled { cancelled: true }, Ended::Finished(_))) {
+            // Cancelled in its last poll: whoever did that was told that it would be.
+            slot.state = State::Ending;
+            drop(tasks);
+            self.discard(ended);
+            return self.task_ended(token, Ended::Interrupted(Box::new(Interruption::Cancelled)));
+        }
         match std::mem::replace(&mut slot.consumer, Consumer::Handle) {
             Consumer::Handle => {
                 slot.state = State::Ended(ended);

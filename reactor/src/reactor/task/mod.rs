@@ -133,7 +133,7 @@ impl<T> Task<T> {
     ///
     /// The future is dropped, not told: what it has to do at its end is for the destructors of what it holds. One that is
     /// being polled right now goes on to its next `.await` that has to wait; if it ends before it comes to one, its output is
-    /// the outcome.
+    /// dropped, too.
     #[allow(clippy::must_use_candidate, reason = "most do not ask whether there was anything to cancel")]
     pub fn cancel(&self) -> bool {
         self.handle.inner().is_some_and(|inner| inner.cancel_task(self.token))
