@@ -57,6 +57,8 @@ impl ServeOptions {
 
     /// At most so many connections at a time, at least one. While there are, nothing is accepted: further connections wait
     /// in the kernel. One counts until its task has ended and it is lost itself: also while its last output is on the way.
+    ///
+    /// It pauses and resumes the port: one that you have paused yourself accepts again when a place becomes free.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.max_connections = count.max(1);
         self
