@@ -57,6 +57,8 @@
 //! * `tokio`: `Handle::with_tokio`, for futures that need a tokio runtime.
 //! * `hyper`: hyper (version 1) on this loop: `Stream` is its I/O, `HyperTimer` its timer, `HyperExecutor` its
 //!   executor.
+//! * `tls`: TLS as a layer of the same [`Transport`]: the module `tls`, endpoints `ssl:` and `tls:`.
+//!   `tls-aws-lc-rs` adds another provider of cryptography, `tls-webpki-roots` roots that are part of the program.
 //!
 //! # Panics in hooks
 //!
@@ -80,6 +82,8 @@ mod service;
 mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod try_protocol;
 
 pub use bytes;

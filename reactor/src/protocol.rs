@@ -55,6 +55,14 @@ pub trait Protocol: Any {
         let _ = (transport, descriptor);
     }
 
+    /// The handshake that [`Transport::start_tls_server`] or [`Transport::start_tls_client`] began is complete, and the
+    /// peer has proved what was asked of it: what is received and written from here on is protected. On a connection
+    /// that has TLS from its beginning this is over before `connection_made`.
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, transport: &Transport, tls: &crate::tls::TlsInfo) {
+        let _ = (transport, tls);
+    }
+
     /// The peer has finished sending. What is returned decides about our direction.
     fn eof_received(&mut self, transport: &Transport) -> Eof {
         let _ = transport;
@@ -132,8 +140,24 @@ pub struct Peer {
     pub local: Address,
     /// The listening port it came through; `None` for a connection made from here.
     pub port: Option<Address>,
+    /// What the handshake has agreed on, on a connection with TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<crate::tls::TlsInfo>,
     /// The reactor.
     pub reactor: Handle,
+}
+
+impl Peer {
+    pub(crate) fn new(address: Address, local: Address, port: Option<Address>, reactor: Handle) -> Self {
+        Self {
+            address,
+            local,
+            port,
+            #[cfg(feature = "tls")]
+            tls: None,
+            reactor,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -2,8 +2,12 @@
 
 use std::io::{self, IoSlice};
 
+#[cfg(any(feature = "testing", feature = "tls"))]
+use super::ops;
 use super::ops::Sink;
 use super::{DriverStats, Sent};
+#[cfg(any(feature = "testing", feature = "tls"))]
+use crate::core::outbox::FileRange;
 use crate::core::outbox::{Front, MAX_SLICES, Outbox};
 use crate::core::pool::Pool;
 
@@ -66,6 +70,13 @@ pub(super) fn send_backlog(
         }
     }
     Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
+}
+
+/// Reads what comes next of a queued file, at most `limit` bytes, where the kernel does not do it while it sends.
+#[cfg(any(feature = "testing", feature = "tls"))]
+pub(crate) fn read_queued_file(range: &FileRange, limit: usize) -> io::Result<Vec<u8>> {
+    let piece = ops::read_piece(range, limit).map_err(|error| file_unreadable(&error))?;
+    if piece.is_empty() { Err(file_too_short()) } else { Ok(piece) }
 }
 
 pub(super) fn file_too_short() -> io::Error {

@@ -41,6 +41,8 @@ mod splice;
 mod unix;
 mod waiter;
 
+#[cfg(feature = "tls")]
+pub(crate) use backlog::read_queued_file;
 pub(crate) use datagram::{BATCH, DatagramBatch, DatagramsSent};
 pub(crate) use ops::ticks;
 use options::{

@@ -153,6 +153,8 @@ mod other;
 mod parse;
 mod tcp;
 mod tcp_string;
+#[cfg(feature = "tls")]
+mod tls;
 mod udp;
 mod udp_string;
 mod unix;
@@ -175,6 +177,8 @@ pub(crate) use other::Which;
 pub use other::{Activated, Inherited, ProcessConnect};
 pub(crate) use tcp::Target;
 pub use tcp::{TcpConnect, TcpListen};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConnect, TlsListen};
 pub(crate) use udp::DatagramLimits;
 pub use udp::{UdpBind, UdpConnect};
 pub use unix::{UnixConnect, UnixListen};
@@ -196,6 +200,9 @@ pub enum ListenEndpoint {
     Activated(Activated),
     /// The standard input and output, as the only connection.
     Stdio,
+    /// TLS on another one.
+    #[cfg(feature = "tls")]
+    Tls(TlsListen),
     /// An endpoint of a kind that was [added](crate::Handle::add_listen_kind).
     Added(Arguments),
 }
@@ -257,6 +264,9 @@ pub enum ConnectEndpoint {
     Stdio,
     /// A program to start.
     Process(ProcessConnect),
+    /// TLS through another one.
+    #[cfg(feature = "tls")]
+    Tls(TlsConnect),
     /// An endpoint of a kind that was [added](crate::Handle::add_connect_kind).
     Added(Arguments),
 }
@@ -294,6 +304,8 @@ impl fmt::Display for ConnectEndpoint {
             Self::Inherited(inherited) => inherited.fmt(f),
             Self::Stdio => f.write_str("stdio"),
             Self::Process(process) => process.fmt(f),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.under().fmt(f),
             Self::Added(arguments) => arguments.fmt(f),
         }
     }
@@ -305,6 +317,8 @@ impl ConnectEndpoint {
         match self {
             Self::Tcp(tcp) => tcp.time_limit(),
             Self::Unix(unix) => unix.time_limit(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.under().time_limit(),
             // There already, or their own business.
             Self::Inherited(_) | Self::Stdio | Self::Process(_) | Self::Added(_) => Duration::MAX,
         }
@@ -350,6 +364,9 @@ impl IntoListenEndpoint for ListenEndpoint {
             Self::Tcp(tcp) => tcp.check()?,
             Self::Unix(unix) => unix.check()?,
             Self::Inherited(_) | Self::Activated(_) | Self::Stdio | Self::Added(_) => {}
+            // It was checked when TLS was put on it.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => {}
         }
         Ok(self)
     }
@@ -442,6 +459,9 @@ impl IntoConnectEndpoint for ConnectEndpoint {
             Self::Tcp(tcp) => tcp.check()?,
             Self::Unix(unix) => unix.check()?,
             Self::Inherited(_) | Self::Stdio | Self::Process(_) | Self::Added(_) => {}
+            // It was checked when TLS was put on it.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => {}
         }
         Ok(self)
     }

@@ -7,13 +7,20 @@
 //! final.
 
 use std::collections::VecDeque;
+#[cfg(feature = "tls")]
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::reason::Reason;
 use super::timeouts::{Timeout, Timeouts, Watch};
+use super::tls::Tls;
+#[cfg(feature = "tls")]
+use super::tls::{BATCH, SpareWire};
 use crate::core::outbox::{FileRange, Outbox};
+#[cfg(feature = "tls")]
+use crate::core::outbox::{Front, MAX_SLICES};
 use crate::core::pool::Pool;
 use crate::core::wheel::TimerId;
 
@@ -78,6 +85,9 @@ pub(crate) enum Step {
     Rest,
     /// Offer the outbox to the kernel.
     Flush,
+    /// Say within TLS that our direction ends.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there is no TLS"))]
+    Announce,
     /// End our direction, then report it with [`Connection::write_side_ended`].
     Shutdown,
     /// The loss was decided: report it with [`Connection::lose`].
@@ -145,9 +155,16 @@ pub(crate) struct Rare {
     discarded: usize,
     /// There is no peer whose end could be waited for: the stream is a pipe, a terminal or a file.
     ends_alone: bool,
+    /// What opens the input and seals the output.
+    tls: Option<Box<Tls>>,
+    /// How long a connection waits for its peer after it broke the rules, if not as long as others.
+    short_linger: bool,
     /// The timer of the earliest time-out.
     pub(crate) timer: Option<TimerId>,
 }
+
+/// How long a peer that broke the rules is waited for, so that it gets to hear that it did.
+const SHORT_LINGER: Duration = Duration::from_secs(1);
 
 /// The states of a connection's parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -248,6 +265,105 @@ impl Connection {
         self.rare.get_or_insert_default()
     }
 
+    /// The filter below, if there is one.
+    #[inline]
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.rare.as_ref()?.tls.as_deref()
+    }
+
+    pub(crate) fn tls_mut(&mut self) -> Option<&mut Tls> {
+        self.rare.as_mut()?.tls.as_deref_mut()
+    }
+
+    /// Puts the filter `secure` below: it is given what was written so far, which leaves as it is.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secure<E>(&mut self, secure: impl FnOnce(Outbox) -> Result<Tls, E>) -> Result<(), E> {
+        let tls = secure(std::mem::take(&mut self.outbox))?;
+        self.rare().tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// Seals what comes next of the outbox, a bounded part of it. `read` reads from a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or has become too short, or TLS is at its end.
+    #[cfg(feature = "tls")]
+    pub(crate) fn seal_next(
+        &mut self,
+        spare: &mut SpareWire,
+        pool: &Pool,
+        read: impl FnOnce(&FileRange, usize) -> io::Result<Vec<u8>>,
+    ) -> io::Result<usize> {
+        let Some(tls) = self.rare.as_mut().and_then(|rare| rare.tls.as_deref_mut()) else { return Ok(0) };
+        let mut seal = |plain: &[u8]| {
+            let sealed = tls.seal(plain, spare, pool);
+            sealed.map_err(|error| io::Error::other(error.to_string()))
+        };
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let mut room = BATCH;
+        match self.outbox.front(&mut slices) {
+            Front::Nothing => {}
+            Front::One(data) => {
+                let part = &data[..data.len().min(room)];
+                seal(part)?;
+                room -= part.len();
+            }
+            Front::Many(list) => {
+                for slice in list {
+                    let part = &slice[..slice.len().min(room)];
+                    seal(part)?;
+                    room -= part.len();
+                }
+            }
+            Front::File(range) => {
+                let piece = read(range, room)?;
+                seal(&piece)?;
+                self.outbox.consume_file(piece.len() as u64, pool);
+                return Ok(piece.len());
+            }
+            #[cfg(unix)]
+            Front::Passed(..) => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        let sealed = BATCH - room;
+        self.outbox.consume(sealed, pool);
+        Ok(sealed)
+    }
+
+    /// Whether the loss by an end that was not announced is due.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.modes.peer_end == PeerEnd::Seen
+            && self.delivers_at_once()
+            && self.tls().is_some_and(Tls::is_cut_off)
+    }
+
+    /// What came in was not plain: the protocol's bytes are counted when they are.
+    #[cfg(feature = "tls")]
+    pub(crate) fn discount_received(&mut self, count: usize) {
+        self.received -= count as u64;
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn count_opened(&mut self, count: usize) {
+        self.received += count as u64;
+    }
+
+    /// The peer has broken the rules of TLS: nothing but its alert is sent, and then our side ended.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_failed(&mut self, reason: Reason, now: Instant, pool: &Pool) {
+        self.outbox.clear(pool);
+        match self.modes.phase {
+            Phase::Open => self.lose_connection(Some(reason), || now),
+            Phase::Closing => {
+                let rare = self.rare();
+                rare.superseded = rare.reason.replace(reason);
+            }
+            Phase::Lost => return,
+        }
+        self.rare().short_linger = true;
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.modes.phase
     }
@@ -281,11 +397,13 @@ impl Connection {
         }
         let closing = self.modes.phase == Phase::Closing;
         match self.modes.write_side {
-            WriteSide::Open | WriteSide::Finishing if !self.outbox.is_empty() => match self.modes.output {
+            WriteSide::Open | WriteSide::Finishing if self.has_ready_output() => match self.modes.output {
                 Output::Free => Step::Flush,
                 Output::Blocked => Step::Rest,
             },
             WriteSide::Open => Step::Rest,
+            WriteSide::Finishing if self.is_secured_later() => Step::Rest,
+            WriteSide::Finishing if self.has_to_announce() => Step::Announce,
             // The close itself tells the peer when it has nothing more to say.
             WriteSide::Finishing if closing && self.modes.peer_end != PeerEnd::Open => self.lose_orderly(),
             WriteSide::Finishing => Step::Shutdown,
@@ -299,6 +417,25 @@ impl Connection {
             }
             WriteSide::Broken => Step::Rest,
         }
+    }
+
+    /// Whether something can be offered to the kernel now.
+    #[inline]
+    fn has_ready_output(&self) -> bool {
+        match self.tls() {
+            None => !self.outbox.is_empty(),
+            Some(tls) => tls.has_output() || (tls.takes_output() && !self.outbox.is_empty()),
+        }
+    }
+
+    /// Whether our end has to wait for a handshake: for what is to be sent before, or because the peer may go on.
+    fn is_secured_later(&self) -> bool {
+        let closing = self.modes.phase == Phase::Closing;
+        self.tls().is_some_and(|tls| tls.is_in_handshake() && !(closing && self.outbox.is_empty()))
+    }
+
+    fn has_to_announce(&self) -> bool {
+        self.tls().is_some_and(Tls::has_to_announce)
     }
 
     fn lose_orderly(&self) -> Step {
@@ -316,7 +453,7 @@ impl Connection {
             modes.phase = Phase::Lost;
             modes.end = end;
         });
-        self.outbox.clear(pool);
+        self.clear_output(pool);
         if self.rare.is_none() && matches!(reason, Reason::Closed) {
             // The usual end, which needs no memory.
             return;
@@ -329,12 +466,22 @@ impl Connection {
         rare.unread_bytes = 0;
     }
 
+    fn clear_output(&mut self, pool: &Pool) {
+        self.outbox.clear(pool);
+        if let Some(tls) = self.tls_mut() {
+            tls.clear_output(pool);
+        }
+    }
+
     /// Whether the stream is watched for input and for output.
     #[inline]
     pub(crate) fn interest(&self) -> (bool, bool) {
         let read = match self.modes.phase {
-            Phase::Open => self.is_reading() && !self.modes.held,
-            Phase::Closing => true,
+            Phase::Open => match self.tls() {
+                Some(tls) if tls.is_in_handshake() => !tls.awaits_turn(),
+                _ => self.is_reading() && !self.modes.held,
+            },
+            Phase::Closing => !self.tls().is_some_and(Tls::awaits_turn),
             Phase::Lost => false,
         };
         let blocked = self.modes.output == Output::Blocked;
@@ -435,8 +582,18 @@ impl Connection {
         self.rare.as_mut().map(|rare| std::mem::take(&mut rare.unread)).unwrap_or_default()
     }
 
-    /// The peer has finished sending.
+    /// The stream has ended.
     pub(crate) fn peer_ended(&mut self) {
+        if self.modes.peer_end == PeerEnd::Open {
+            if let Some(tls) = self.tls_mut() {
+                tls.cut_off();
+            }
+            self.peer_announced_end();
+        }
+    }
+
+    /// The peer has finished sending.
+    pub(crate) fn peer_announced_end(&mut self) {
         if self.modes.peer_end == PeerEnd::Open {
             self.change(|modes| modes.peer_end = PeerEnd::Seen);
         }
@@ -494,22 +651,28 @@ impl Connection {
         high.checked_sub(self.queued()).map_or(Room::Full, Room::Bytes)
     }
 
+    /// Bytes that wait to be sent, without those in files.
     pub(crate) fn queued(&self) -> usize {
-        self.outbox.queued()
+        self.outbox.queued() + self.tls().map_or(0, Tls::queued)
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn pending(&self) -> u64 {
+        self.outbox.pending().saturating_add(self.tls().map_or(0, Tls::pending))
     }
 
     pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.tls().is_some_and(|tls| tls.pending() > 0)
     }
 
     /// Whether something waits for the kernel to take it: in the outbox, or in the pipe of a relay.
     fn is_waiting_to_send(&self) -> bool {
-        self.has_output() || self.modes.output == Output::Blocked
+        self.has_output() || self.modes.output == Output::Blocked || self.tls().is_some_and(Tls::has_output)
     }
 
     /// Position in the stream of written bytes behind everything queued so far.
     pub(crate) fn position(&self) -> u64 {
-        self.sent.saturating_add(self.outbox.pending())
+        self.sent.saturating_add(self.pending())
     }
 
     fn write_limit(&self, pool: &Pool) -> usize {
@@ -528,8 +691,7 @@ impl Connection {
     }
 
     fn has_room(&self, length: usize, pool: &Pool) -> bool {
-        self.outbox.queued() <= self.write_limit(pool)
-            && pool.total().saturating_add(length) <= pool.limits().total
+        self.queued() <= self.write_limit(pool) && pool.total().saturating_add(length) <= pool.limits().total
     }
 
     /// Copies `data` behind what is queued; the short way for little output of a connection at peace.
@@ -561,6 +723,7 @@ impl Connection {
         self.takes_output()
             && self.outbox.is_empty()
             && self.modes.output == Output::Free
+            && self.tls().is_none()
             && self.has_room(length, pool)
     }
 
@@ -569,7 +732,7 @@ impl Connection {
         let limit = self.write_limit(pool);
         let fits = self.takes_output()
             && self.has_room(data.len(), pool)
-            && self.outbox.queued().saturating_add(data.len()) <= limit;
+            && self.queued().saturating_add(data.len()) <= limit;
         if fits {
             self.outbox.write(data, pool);
         }
@@ -632,7 +795,7 @@ impl Connection {
 
     /// Sending failed: what is queued will never leave.
     pub(crate) fn sending_failed(&mut self, pool: &Pool) {
-        self.outbox.clear(pool);
+        self.clear_output(pool);
         self.change(|modes| modes.output = Output::Free);
         self.change(|modes| modes.write_side = WriteSide::Broken);
     }
@@ -653,7 +816,7 @@ impl Connection {
     /// The crossing of a watermark that the protocol does not know of yet.
     #[inline]
     pub(crate) fn crossing(&self, pool: &Pool) -> Option<Crossing> {
-        if self.outbox.is_empty() && !self.modes.writing_paused {
+        if self.outbox.is_empty() && !self.modes.writing_paused && self.tls().is_none() {
             return None;
         }
         let (high, low) = self.marks(pool);
@@ -699,7 +862,8 @@ impl Connection {
                 modes.write_side = WriteSide::Finishing;
             }
         });
-        let waits = self.modes.peer_end == PeerEnd::Open || self.is_waiting_to_send();
+        let waits =
+            self.modes.peer_end == PeerEnd::Open || self.is_waiting_to_send() || self.has_to_announce();
         if waits || reason.is_some() {
             let rare = self.rare();
             rare.reason = reason;
@@ -736,16 +900,34 @@ impl Connection {
     /// When the connection has to be looked at, whatever happens.
     pub(crate) fn next_deadline(&self, linger: &Linger) -> Option<Instant> {
         let rare = self.rare.as_ref()?;
-        match self.modes.phase {
-            Phase::Open => rare.watch.as_ref()?.next_deadline(self.is_waiting_to_send()),
-            Phase::Closing => rare.lingering_since?.checked_add(linger.timeout),
-            Phase::Lost => None,
-        }
+        let deadline = match self.modes.phase {
+            Phase::Open => {
+                rare.watch.as_ref().and_then(|watch| watch.next_deadline(self.is_waiting_to_send()))
+            }
+            Phase::Closing => {
+                let timeout =
+                    if rare.short_linger { linger.timeout.min(SHORT_LINGER) } else { linger.timeout };
+                rare.lingering_since.and_then(|since| since.checked_add(timeout))
+            }
+            Phase::Lost => return None,
+        };
+        let handshake = rare.tls.as_ref().and_then(|tls| tls.deadline());
+        deadline.into_iter().chain(handshake).min()
+    }
+
+    /// Whether a handshake has taken too long.
+    #[cfg(feature = "tls")]
+    pub(crate) fn handshake_passed(&self, now: Instant) -> bool {
+        self.tls().and_then(Tls::deadline).is_some_and(|deadline| deadline <= now)
     }
 
     pub(crate) fn has_deadlines(&self) -> bool {
         match &self.rare {
-            Some(rare) => rare.watch.is_some() || rare.lingering_since.is_some(),
+            Some(rare) => {
+                rare.watch.is_some()
+                    || rare.lingering_since.is_some()
+                    || rare.tls.as_ref().is_some_and(|tls| tls.deadline().is_some())
+            }
             None => false,
         }
     }

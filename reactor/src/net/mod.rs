@@ -8,3 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod ends;
 pub(crate) mod reason;
 pub(crate) mod timeouts;
+#[cfg_attr(not(feature = "tls"), path = "tls_none.rs")]
+pub(crate) mod tls;
+#[cfg(feature = "tls")]
+pub(crate) mod tls_error;

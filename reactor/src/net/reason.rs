@@ -5,6 +5,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::timeouts::Timeout;
+#[cfg(feature = "tls")]
+use super::tls_error::TlsError;
 use crate::core::interruption::Interruption;
 
 /// Why a connection was lost, as [`connection_lost`](crate::Protocol::connection_lost) is told.
@@ -23,6 +25,9 @@ pub enum Reason {
     WriteLimit,
     /// After [`lose_connection`](crate::Transport::lose_connection) the peer did not take the rest in time.
     LingerTimeout,
+    /// TLS failed, or was cut off.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
     /// A hook of the protocol panicked.
     Panicked,
     /// [`fail`](crate::Transport::fail) was called with this error, or something that was asked for failed.
@@ -58,6 +63,8 @@ impl fmt::Display for Reason {
             Self::TimedOut(which) => write!(f, "timed out ({which})"),
             Self::WriteLimit => f.write_str("the peer does not read: write limit reached"),
             Self::LingerTimeout => f.write_str("the peer did not take the last bytes in time"),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Panicked => f.write_str("a hook panicked"),
             Self::Failed(error) => write!(f, "failed: {error}"),
             Self::Shutdown => f.write_str("the reactor stopped"),
@@ -69,6 +76,8 @@ impl Error for Reason {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Failed(error) => Some(&**error),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => Some(error),
             _ => None,
         }
     }

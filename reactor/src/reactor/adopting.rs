@@ -182,7 +182,7 @@ struct Opened {
 impl Opened {
     fn peer(&self) -> Peer {
         let (address, local) = (self.ends.peer(), self.ends.local());
-        Peer { address, local, port: None, reactor: self.place.handle.clone() }
+        Peer::new(address, local, None, self.place.handle.clone())
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) names: NameConfig,
     pub(crate) file_threads: usize,
     pub(crate) file_queue: usize,
+    #[cfg(feature = "tls")]
+    pub(crate) handshakes_per_pass: u32,
     pub(crate) wake_hook: Option<Arc<dyn Fn() + Send + Sync>>,
     #[cfg(feature = "testing")]
     injection: Option<Injection>,
@@ -79,6 +81,8 @@ impl Default for Config {
             names: NameConfig::default(),
             file_threads: 4,
             file_queue: 1024,
+            #[cfg(feature = "tls")]
+            handshakes_per_pass: 16,
             wake_hook: None,
             #[cfg(feature = "testing")]
             injection: None,
@@ -210,6 +214,14 @@ impl ReactorBuilder {
     /// Bytes that one connection may have given back with `unread`. Default 1 MiB.
     pub fn unread_limit(mut self, bytes: usize) -> Self {
         self.config.unread_limit = bytes;
+        self
+    }
+
+    /// How many TLS handshakes are worked on in one pass; the others wait for the next, so that a storm of them leaves
+    /// established connections responsive. Default 16, at least 1.
+    #[cfg(feature = "tls")]
+    pub fn handshakes_per_pass(mut self, handshakes: u32) -> Self {
+        self.config.handshakes_per_pass = handshakes.max(1);
         self
     }
 

@@ -36,6 +36,9 @@ pub enum ConnectErrorKind {
     Declined,
     /// As many attempts are under way as the limit allows.
     TooMany,
+    /// TLS: the server could not prove who it is, did not accept what we showed, or broke the protocol.
+    #[cfg(feature = "tls")]
+    Tls,
     /// Something else; see the source.
     Other,
 }
@@ -88,6 +91,25 @@ impl ConnectError {
         let text = format!("connected to {target}, but lost before it was prepared: {reason}");
         let source = io::Error::new(io::ErrorKind::ConnectionAborted, text);
         Self { address: target.to_string(), kind: ConnectErrorKind::Declined, source: Some(source) }
+    }
+
+    /// A connection was lost in its handshake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn unsecured(target: &str, reason: &Reason) -> Self {
+        use crate::net::tls_error::TlsError;
+
+        let kind = match reason {
+            Reason::Tls(TlsError::HandshakeTimeout) => ConnectErrorKind::TimedOut,
+            Reason::Tls(_) | Reason::Reset => ConnectErrorKind::Tls,
+            Reason::Shutdown | Reason::Aborted => ConnectErrorKind::Cancelled,
+            _ => ConnectErrorKind::Other,
+        };
+        let text = match reason {
+            Reason::Tls(_) => format!("cannot connect to {target}: {reason}"),
+            _ => format!("cannot connect to {target}: lost in the TLS handshake: {reason}"),
+        };
+        let source = io::Error::other(text);
+        Self { address: target.to_owned(), kind, source: Some(source) }
     }
 
     /// The same error once more, for somebody else who waits.

@@ -152,7 +152,7 @@ impl Inner {
     }
 
     /// Starts what the endpoint asks for; returns what cancels it.
-    fn begin(
+    pub(crate) fn begin(
         &self,
         endpoint: &ConnectEndpoint,
         factory: Box<dyn ErasedFactory>,
@@ -162,6 +162,8 @@ impl Inner {
             ConnectEndpoint::Tcp(tcp) => Spec::Tcp(tcp.spec().clone()),
             ConnectEndpoint::Unix(unix) => Spec::Unix(unix.spec().clone()),
             ConnectEndpoint::Added(arguments) => return self.begin_added(arguments, factory, finish),
+            #[cfg(feature = "tls")]
+            ConnectEndpoint::Tls(tls) => return self.begin_tls(tls, factory, finish),
             #[cfg(unix)]
             ConnectEndpoint::Inherited(_) | ConnectEndpoint::Stdio | ConnectEndpoint::Process(_) => {
                 return self.begin_adoption(endpoint, factory, finish);
@@ -480,8 +482,7 @@ impl Inner {
             Counters::bump(&self.counters.stale);
             return;
         };
-        let peer =
-            Peer { address: address.clone(), local: local.clone(), port: None, reactor: self.handle.clone() };
+        let peer = Peer::new(address.clone(), local.clone(), None, self.handle.clone());
         let started = std::mem::replace(&mut attempt.factory_started, true);
         let built = attempt.factory.as_mut().and_then(|factory| self.build(&mut **factory, started, peer));
         let Some(protocol) = built else {

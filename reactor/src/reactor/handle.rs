@@ -461,6 +461,8 @@ impl Inner {
             datagrams_truncated: counters.datagrams_truncated.get(),
             name_queries: counters.name_queries.get(),
             name_hits: counters.name_hits.get(),
+            handshakes: counters.handshakes.get(),
+            tls_failures: counters.tls_failures.get(),
             connections: self.connections.get() - self.attempts.borrow().len(),
             attempts: self.attempts.borrow().len(),
             timers: self.timers.borrow().len(),

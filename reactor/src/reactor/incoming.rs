@@ -61,9 +61,18 @@ impl Inner {
         }
     }
 
-    /// Bytes arrived at a connection that is watched, relayed, paused or on its way out.
+    /// Bytes arrived at a connection that is watched, relayed, paused, on its way out or behind a filter.
     #[cold]
     fn received_otherwise(&self, transport: &Transport, data: &[u8]) {
+        #[cfg(feature = "tls")]
+        if transport.0.machine.borrow().tls().is_some() {
+            return self.received_sealed(transport, data);
+        }
+        self.received_plain(transport, data);
+    }
+
+    /// Bytes for the protocol, if it wants any.
+    pub(super) fn received_plain(&self, transport: &Transport, data: &[u8]) {
         let Some((_, mut protocol)) = self.enter(transport.0.token) else {
             Counters::bump(&self.counters.stale);
             return;
@@ -106,13 +115,17 @@ impl Inner {
             return;
         };
         transport.0.machine.borrow_mut().peer_ended();
+        #[cfg(feature = "tls")]
+        self.end_broken_handshake(&transport);
         self.tell_peer_end(&transport);
     }
 
     /// Tells the protocol that the peer has finished, unless something has to be delivered first; tends the
     /// connection either way.
-    fn tell_peer_end(&self, transport: &Transport) {
+    pub(super) fn tell_peer_end(&self, transport: &Transport) {
         self.switch_first(transport);
+        #[cfg(feature = "tls")]
+        self.lose_truncated(transport);
         if !transport.0.machine.borrow_mut().take_peer_end() || self.relay_ended(transport) {
             self.tend(transport);
             return;

@@ -41,6 +41,8 @@ use crate::reactor::signals::Signals;
 use crate::reactor::stats::Counters;
 use crate::reactor::task::executor::Tasks;
 use crate::reactor::timers::Timer;
+#[cfg(feature = "tls")]
+use crate::reactor::tls::TlsCommons;
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Watchdog;
 #[cfg(feature = "tokio")]
@@ -134,6 +136,9 @@ pub(crate) struct Inner {
     /// For futures that need it.
     #[cfg(feature = "tokio")]
     pub(crate) tokio: RefCell<Tokio>,
+    /// What the connections with TLS share.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: TlsCommons,
     pub(crate) watchdog: Watchdog,
     pub(crate) signals: RefCell<Signals>,
     /// Children that run, or whose pipes are open.

@@ -193,6 +193,8 @@ impl Inner {
                 Ok(unix.address().clone().into())
             }),
             ListenEndpoint::Added(arguments) => self.listen_added(arguments, factory),
+            #[cfg(feature = "tls")]
+            ListenEndpoint::Tls(tls) => self.open_port(tls.under(), self.with_tls(factory, tls.server())),
             #[cfg(unix)]
             ListenEndpoint::Inherited(inherited) => self.listen_inherited(inherited, factory),
             #[cfg(unix)]
@@ -338,12 +340,8 @@ impl Inner {
         } else {
             listening.address.clone()
         };
-        let peer = Peer {
-            address: stream.peer.clone(),
-            local: local.clone(),
-            port: Some(listening.address.clone()),
-            reactor: self.handle.clone(),
-        };
+        let port = Some(listening.address.clone());
+        let peer = Peer::new(stream.peer.clone(), local.clone(), port, self.handle.clone());
         let built = self.with_factory(&listening, |factory| factory.build(peer));
         self.hook_ran(Token::NOBODY, Hook::BuildProtocol);
         match built {

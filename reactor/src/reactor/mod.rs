@@ -56,6 +56,8 @@ mod teardown;
 mod tend;
 pub(crate) mod threads;
 pub(crate) mod timers;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod typed;
 mod watchdog;
@@ -152,6 +154,8 @@ impl Reactor {
             pool: Pool::new(config.output),
             attention: RefCell::new(Vec::new()),
             redelivery: RefCell::new(Vec::new()),
+            #[cfg(feature = "tls")]
+            tls: tls::TlsCommons::default(),
             sampled_now: Cell::new(None),
             eventful: Cell::new(true),
             in_pass: Cell::new(false),

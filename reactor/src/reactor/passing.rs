@@ -51,6 +51,8 @@ fn name_of(endpoint: &ListenEndpoint) -> Option<String> {
         ListenEndpoint::Unix(unix) => Some(unix_name(unix.address())),
         ListenEndpoint::Inherited(inherited) => Some(inherited.to_string()),
         ListenEndpoint::Activated(activated) => Some(activated.to_string()),
+        #[cfg(feature = "tls")]
+        ListenEndpoint::Tls(tls) => name_of(tls.under()),
         // These are no sockets, or stand on other ports.
         ListenEndpoint::Stdio | ListenEndpoint::Added(_) => None,
     }

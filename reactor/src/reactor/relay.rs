@@ -49,7 +49,8 @@ impl Inner {
         }
         // A stream piped to itself goes through its outbox: a kernel buffer would need two borrows of it.
         let (from, to) = (source.0.token, target.0.token);
-        let kernel = (from != to).then(|| self.driver.borrow_mut().new_relay(from, to)).flatten();
+        let is_plain = [source, target].iter().all(|end| end.0.machine.borrow().tls().is_none());
+        let kernel = (from != to && is_plain).then(|| self.driver.borrow_mut().new_relay(from, to)).flatten();
         if kernel.is_some() {
             self.driver.borrow_mut().set_relaying(source.0.token, true);
         }

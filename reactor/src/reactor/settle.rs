@@ -127,6 +127,10 @@ impl Inner {
         for call in extra.loops.drain(..) {
             call.stop();
         }
+        #[cfg(feature = "tls")]
+        if let Some(resolver) = extra.secured.take() {
+            resolver.resolve(Err(reason.clone()));
+        }
         for resolver in extra.lost.drain(..) {
             resolver.resolve(Ok(reason.clone()));
         }

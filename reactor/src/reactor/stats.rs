@@ -32,6 +32,8 @@ pub(crate) struct Counters {
     pub(crate) datagrams_truncated: Cell<u64>,
     pub(crate) name_queries: Cell<u64>,
     pub(crate) name_hits: Cell<u64>,
+    pub(crate) handshakes: Cell<u64>,
+    pub(crate) tls_failures: Cell<u64>,
 }
 
 impl Counters {
@@ -100,6 +102,10 @@ pub struct Stats {
     pub name_queries: u64,
     /// Names whose addresses were known already.
     pub name_hits: u64,
+    /// TLS handshakes that were completed.
+    pub handshakes: u64,
+    /// Connections on which TLS failed: in a handshake, by what was received, or by an end that was not announced.
+    pub tls_failures: u64,
     /// Connections that are open now.
     pub connections: usize,
     /// Attempts to connect that are under way now.
@@ -146,6 +152,8 @@ impl Stats {
         self.datagrams_truncated += other.datagrams_truncated;
         self.name_queries += other.name_queries;
         self.name_hits += other.name_hits;
+        self.handshakes += other.handshakes;
+        self.tls_failures += other.tls_failures;
         self.connections += other.connections;
         self.attempts += other.attempts;
         self.timers += other.timers;

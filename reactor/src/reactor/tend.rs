@@ -1,6 +1,8 @@
 //! Tending a connection: everything that its state asks for, but for calling hooks. It is flushed, ended, watched for
 //! what it needs next, and put on the list for settle if hooks are left to be called.
 
+use std::io;
+
 use crate::core::slots::Token;
 use crate::driver::{Interest, Sent};
 use crate::net::connection::{Connection as Machine, End, Phase, Step};
@@ -80,9 +82,9 @@ impl Inner {
                 match machine.step() {
                     Step::Rest => break,
                     Step::Flush => {
-                        let before = machine.outbox().pending();
-                        let result = self.driver.borrow_mut().send(link.token, machine.outbox(), pool);
-                        let sent = before - machine.outbox().pending();
+                        let before = machine.pending();
+                        let result = self.flush(link, &mut machine);
+                        let sent = before - machine.pending();
                         match result {
                             Ok(outcome) => machine.sent(sent, outcome == Sent::Blocked, || self.now()),
                             Err(error) if ends_the_stream(error.kind()) => {
@@ -93,6 +95,10 @@ impl Inner {
                             Err(error) => machine.lose(Reason::failed(error), End::Abrupt, pool),
                         }
                     }
+                    #[cfg(feature = "tls")]
+                    Step::Announce => self.announce_end(&mut machine),
+                    #[cfg(not(feature = "tls"))]
+                    Step::Announce => {}
                     Step::Shutdown => {
                         if let Err(error) = self.driver.borrow_mut().shutdown(link.token) {
                             log::debug!("{:?}: cannot end our side: {error}", link.token);
@@ -122,6 +128,15 @@ impl Inner {
             self.discard(pool.take_spent());
         }
         needs_settle || has_more
+    }
+
+    /// Offers what is queued to the kernel.
+    fn flush(&self, link: &Link, machine: &mut Machine) -> io::Result<Sent> {
+        #[cfg(feature = "tls")]
+        if machine.tls().is_some() {
+            return self.flush_sealed(link, machine);
+        }
+        self.driver.borrow_mut().send(link.token, machine.outbox(), link.pool())
     }
 
     /// Looks at what only few connections have: relays, and those who wait for a flush. True when settle is
@@ -189,6 +204,8 @@ impl Inner {
         let now = self.now();
         let passed = {
             let mut machine = transport.0.machine.borrow_mut();
+            #[cfg(feature = "tls")]
+            self.end_late_handshake(&mut machine, now, transport.pool());
             if let Some((reason, end)) = machine.linger_passed(now, &self.config.linger) {
                 if end == End::Abrupt {
                     Counters::bump(&self.counters.linger_timeouts);
@@ -221,8 +238,8 @@ impl Inner {
 }
 
 /// Whether a send that failed like this means that the stream is dead, so that reading will find its end.
-fn ends_the_stream(kind: std::io::ErrorKind) -> bool {
-    use std::io::ErrorKind;
+fn ends_the_stream(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind;
     matches!(
         kind,
         ErrorKind::BrokenPipe

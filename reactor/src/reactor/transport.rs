@@ -27,6 +27,9 @@ use crate::net::connection::{Connection as Machine, End, Room, Written};
 use crate::net::ends::Ends;
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
+use crate::net::tls::Tls;
+#[cfg(feature = "tls")]
+use crate::net::tls_error::TlsError;
 use crate::protocol::Protocol;
 use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
@@ -72,6 +75,9 @@ pub(crate) struct Extra {
     pub(crate) switch: Option<Box<dyn Protocol>>,
     /// Who waits until the kernel has taken the bytes up to a position.
     pub(crate) flushed: Vec<(u64, Resolver<(), Reason>)>,
+    /// Who waits for TLS to begin.
+    #[cfg(feature = "tls")]
+    pub(crate) secured: Option<Resolver<crate::tls::TlsInfo, Reason>>,
     /// Who waits for the loss.
     pub(crate) lost: Vec<Resolver<Reason, Interruption>>,
     pub(crate) relay_out: Option<Box<RelayOut>>,
@@ -290,8 +296,8 @@ impl Transport {
         descriptor: impl Into<std::os::fd::OwnedFd>,
         data: &[u8],
     ) -> io::Result<()> {
-        if self.peer_addr().unix().is_none() {
-            let text = "only Unix sockets pass descriptors";
+        if self.peer_addr().unix().is_none() || self.0.machine.borrow().tls().is_some() {
+            let text = "only Unix sockets without TLS pass descriptors";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         if data.is_empty() {
@@ -406,6 +412,10 @@ impl Transport {
         if bytes.is_empty() || !self.0.machine.borrow().is_open() {
             return;
         }
+        #[cfg(feature = "tls")]
+        if self.0.machine.borrow().tls().is_some_and(Tls::is_in_handshake) {
+            return self.end(Reason::Tls(TlsError::Injected), End::Abrupt);
+        }
         let waiting = self.0.machine.borrow_mut().unread(bytes);
         if waiting > limit {
             self.end(
@@ -489,10 +499,13 @@ impl Transport {
         drop(previous);
     }
 
-    /// Whether a protocol waits to be switched to: the current one gets nothing more once its hook returns, and a
-    /// layer that cuts a chunk into messages gives the rest back.
+    /// Whether a protocol waits to be switched to, or TLS is about to begin: the current protocol gets nothing more of
+    /// what has come, and a layer that cuts a chunk into messages gives the rest back.
     #[must_use]
     pub fn is_switching(&self) -> bool {
+        if self.0.machine.borrow().tls().is_some_and(Tls::is_in_handshake) {
+            return true;
+        }
         self.0.extra.borrow().as_ref().is_some_and(|extra| extra.switch.is_some())
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Hook {
     DataReceived,
     #[cfg(unix)]
     DescriptorReceived,
+    #[cfg(feature = "tls")]
+    TlsStarted,
     EofReceived,
     PauseWriting,
     ResumeWriting,
@@ -48,6 +50,8 @@ impl Hook {
             Self::DataReceived => "data_received",
             #[cfg(unix)]
             Self::DescriptorReceived => "descriptor_received",
+            #[cfg(feature = "tls")]
+            Self::TlsStarted => "tls_started",
             Self::EofReceived => "eof_received",
             Self::PauseWriting => "pause_writing",
             Self::ResumeWriting => "resume_writing",

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::backlog::{file_too_short, file_unreadable};
+use super::backlog::read_queued_file;
 use super::datagram::{BATCH, DatagramBatch, DatagramsSent};
 use super::options::{
     ConnectSpec, DatagramOption, DatagramSpec, KeepAliveSpec, ListenSpec, TcpOptions, UnixConnectSpec,
     UnixDatagramSpec, UnixListenSpec,
 };
 use super::{Budgets, Completion, DriverStats, Interest, NewSocket, NewStream, Relay, RelayState, Relayed};
-use super::{Sent, Waker, ops, socket};
+use super::{Sent, Waker, socket};
 use crate::core::address::{Address, UnixAddress};
 #[cfg(unix)]
 use crate::core::credentials::Credentials;
@@ -447,10 +447,7 @@ impl SimDriver {
                     (offered, self.send_many(stream, list))
                 }
                 Front::File(range) => {
-                    let piece = ops::read_piece(range, left).map_err(|error| file_unreadable(&error))?;
-                    if piece.is_empty() {
-                        return Err(file_too_short());
-                    }
+                    let piece = read_queued_file(range, left)?;
                     let sent = match self.send_small(stream, &piece) {
                         Ok(sent) => sent,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),

@@ -14,6 +14,8 @@ use crate::core::intake::Intake;
 use crate::core::pool::Pool;
 use crate::net::connection::{End, Room};
 use crate::net::reason::Reason;
+#[cfg(feature = "tls")]
+use crate::net::tls_error::TlsError;
 use crate::reactor::task::budget;
 use crate::reactor::transport::{AT_ONCE_FROM, Transport};
 
@@ -473,6 +475,12 @@ pub(super) fn error_of(reason: &Reason) -> io::Error {
             None => ErrorKind::Other,
         },
         Reason::Panicked => ErrorKind::Other,
+        #[cfg(feature = "tls")]
+        Reason::Tls(TlsError::Truncated | TlsError::HandshakeEnded) => ErrorKind::UnexpectedEof,
+        #[cfg(feature = "tls")]
+        Reason::Tls(TlsError::HandshakeTimeout) => ErrorKind::TimedOut,
+        #[cfg(feature = "tls")]
+        Reason::Tls(_) => ErrorKind::InvalidData,
     };
     // The reason itself stays on its thread.
     io::Error::new(kind, reason.to_string())

@@ -1,0 +1,523 @@
+//! TLS as a filter of a connection: sealed bytes on the side of the network, plain ones on the side of the protocol.
+//!
+//! A sans-I/O machine around rustls. Input goes through [`Tls::open`], which hands out one step at a time (a record
+//! that was opened, the end of the handshake, the end of the peer's stream), so that between two records anybody may
+//! pause or close. Output stays plain in the connection's outbox until it is about to leave: then [`Tls::seal`] makes
+//! records of it, which stand in [`Tls::wire`] until the kernel has taken them. What the connection had written before
+//! TLS began leaves first, as it is.
+//!
+//! No memory is kept for a connection at rest but what rustls needs: buffers are lent by the reactor,
+//! and only an incomplete record or sealed output that the kernel does not take stays here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::CommonState;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+
+use super::tls_error::TlsError;
+use crate::core::outbox::Outbox;
+use crate::core::pool::Pool;
+use crate::tls::{ServerNameTap, TlsInfo, TlsServer};
+
+/// Plain bytes in a full record (RFC 8446, section 5.1).
+const FULL_RECORD: usize = 16 * 1024;
+/// Plain bytes in an early record: sealed, it fits into one segment, so that the peer can open it when that has come.
+const EARLY_RECORD: usize = 1350;
+/// So many bytes of a connection are sent in early records.
+const EARLY_BYTES: u64 = 16 * 1024;
+/// Plain bytes sealed before the kernel is asked to take them.
+pub(crate) const BATCH: usize = 4 * FULL_RECORD;
+/// What a record takes beside its plain bytes: header, nonce, type and tag, with room to spare.
+const RECORD_OVERHEAD: usize = 64;
+
+/// Input that is being opened. The connections of a reactor share it, one after the other.
+#[derive(Default)]
+pub(crate) struct Opening {
+    /// Sealed.
+    input: Vec<u8>,
+    /// How much of it was used.
+    used: usize,
+    /// The plain bytes of the record that was opened last.
+    pub(crate) plain: Vec<u8>,
+}
+
+/// Memory for what is sealed, for the next connection that has something to send.
+pub(crate) type SpareWire = Vec<u8>;
+
+/// What opening has come to.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// To a record, whose plain bytes stand in the buffers.
+    Record,
+    /// To the end of the handshake.
+    Secured,
+    /// To the end of the peer's stream, as the peer says.
+    PeerEnd,
+    /// To the end of the input.
+    Nothing,
+    Failed(TlsError),
+}
+
+/// How far TLS has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Nothing plain comes in, and nothing goes out.
+    Handshake,
+    Open,
+    /// We have said that nothing more comes from us.
+    Ended,
+    Failed,
+}
+
+enum Session {
+    /// A server that has heard nothing yet, and so needs no memory.
+    Waiting(TlsServer),
+    Server(Box<UnbufferedServerConnection>, Arc<ServerNameTap>),
+    Client(Box<UnbufferedClientConnection>, Box<str>),
+}
+
+/// The filter; see the module.
+pub(crate) struct Tls {
+    session: Session,
+    stage: Stage,
+    /// When the handshake has to be complete.
+    deadline: Option<Instant>,
+    /// Input that was not opened: the beginning of a record, or more if a handshake has to wait for its turn.
+    incoming: Vec<u8>,
+    awaits_turn: bool,
+    /// A record was opened that was not handed out yet.
+    has_record: bool,
+    /// The stream has ended without an announcement.
+    is_cut_off: bool,
+    /// What was written before TLS began.
+    before: Outbox,
+    wire: Wire,
+    /// Plain bytes whose sealed form is on the wire.
+    in_wire: u64,
+    /// Plain bytes sealed so far, up to where that matters.
+    sealed: u64,
+    server_name: Option<Box<str>>,
+}
+
+/// Sealed bytes that wait for the kernel. The memory behind `end` is initialised as well, so that it is only done once.
+#[derive(Default)]
+struct Wire {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Wire {
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Has `write` fill a part of the memory behind what is there, which is at least `room` long.
+    fn write<E>(&mut self, room: usize, write: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<(), E> {
+        if self.bytes.len() - self.end < room {
+            self.bytes.resize(self.end + room, 0);
+        }
+        self.end += write(&mut self.bytes[self.end..])?;
+        Ok(())
+    }
+}
+
+/// What rustls wants to be done.
+enum Turn {
+    Again,
+    Record,
+    PeerEnd,
+    Rest,
+    Failed(rustls::Error),
+}
+
+/// The two kinds of connections that rustls has, for what is the same in both.
+trait Records {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Records for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(input)
+    }
+}
+
+impl Records for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(input)
+    }
+}
+
+/// Does what a state of rustls asks for. Returns how much of the input is used up.
+fn take_turn<D>(status: UnbufferedStatus<'_, '_, D>, wire: &mut Wire, plain: &mut Vec<u8>) -> (usize, Turn) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let turn = match state {
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            plain.clear();
+            while let Some(Ok(record)) = traffic.next_record() {
+                plain.extend_from_slice(record.payload);
+                discard += record.discard;
+            }
+            if plain.is_empty() { Turn::Again } else { Turn::Record }
+        }
+        Ok(ConnectionState::EncodeTlsData(mut message)) => {
+            if let Err(EncodeError::InsufficientSize(error)) = wire.write(0, |room| message.encode(room)) {
+                // It fits now.
+                let _ = wire.write(error.required_size, |room| message.encode(room));
+            }
+            Turn::Again
+        }
+        // It is as good as sent: the wire keeps it until it is.
+        Ok(ConnectionState::TransmitTlsData(sent)) => {
+            sent.done();
+            Turn::Again
+        }
+        Ok(ConnectionState::PeerClosed) => Turn::PeerEnd,
+        Ok(_) => Turn::Rest,
+        Err(error) => Turn::Failed(error),
+    };
+    (discard, turn)
+}
+
+/// Has rustls take steps until it asks for something that is not done here.
+fn advance(
+    records: &mut impl Records,
+    input: &mut [u8],
+    wire: &mut Wire,
+    plain: &mut Vec<u8>,
+) -> (usize, Turn) {
+    let mut used = 0;
+    loop {
+        let (discard, turn) = take_turn(records.process(&mut input[used..]), wire, plain);
+        used += discard;
+        if !matches!(turn, Turn::Again) {
+            return (used, turn);
+        }
+    }
+}
+
+/// Writes to the wire what `write` makes of a session that takes output.
+fn emit<S: Records>(
+    records: &mut S,
+    length: usize,
+    wire: &mut Wire,
+    mut write: impl FnMut(&mut WriteTraffic<'_, S::Data>, &mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), rustls::Error> {
+    let mut room = length + RECORD_OVERHEAD;
+    loop {
+        match records.process(&mut []) {
+            UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
+                match wire.write(room, |room| write(&mut traffic, room)) {
+                    Ok(()) => return Ok(()),
+                    Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
+                    Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
+                }
+            }
+            // New keys, perhaps, which have to be told first.
+            status => match take_turn(status, wire, &mut Vec::new()).1 {
+                Turn::Failed(error) => return Err(error),
+                Turn::Rest => return Err(rustls::Error::HandshakeNotComplete),
+                Turn::Again | Turn::Record | Turn::PeerEnd => {}
+            },
+        }
+    }
+}
+
+impl Tls {
+    fn new(session: Session, deadline: Option<Instant>, before: Outbox) -> Self {
+        Self {
+            session,
+            stage: Stage::Handshake,
+            deadline,
+            incoming: Vec::new(),
+            awaits_turn: false,
+            has_record: false,
+            is_cut_off: false,
+            before,
+            wire: Wire::default(),
+            in_wire: 0,
+            sealed: 0,
+            server_name: None,
+        }
+    }
+
+    /// The server's side, behind what was written `before`.
+    pub(crate) fn server(server: TlsServer, deadline: Option<Instant>, before: Outbox) -> Self {
+        Self::new(Session::Waiting(server), deadline, before)
+    }
+
+    /// The client's side, behind what was written `before`; `name` is what the server is to prove to be.
+    pub(crate) fn client(
+        client: UnbufferedClientConnection,
+        name: Box<str>,
+        deadline: Option<Instant>,
+        before: Outbox,
+    ) -> Result<Self, TlsError> {
+        let mut tls = Self::new(Session::Client(Box::new(client), name), deadline, before);
+        // The client speaks first.
+        match tls.process(&mut [], &mut Vec::new()) {
+            (_, Turn::Failed(error)) => Err(error.into()),
+            _ => Ok(tls),
+        }
+    }
+
+    fn process(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> (usize, Turn) {
+        match &mut self.session {
+            Session::Waiting(_) => (0, Turn::Rest),
+            Session::Server(server, _) => advance(&mut **server, input, &mut self.wire, plain),
+            Session::Client(client, _) => advance(&mut **client, input, &mut self.wire, plain),
+        }
+    }
+
+    fn state(&self) -> Option<&CommonState> {
+        match &self.session {
+            Session::Waiting(_) => None,
+            Session::Server(server, _) => Some(server),
+            Session::Client(client, _) => Some(client),
+        }
+    }
+
+    /// What was agreed on; `None` before the handshake is complete.
+    pub(crate) fn info(&self) -> Option<TlsInfo> {
+        if self.is_in_handshake() {
+            return None;
+        }
+        TlsInfo::of(self.state()?, self.server_name.as_deref())
+    }
+
+    // Input.
+
+    /// Keeps sealed input for later; `waits` if a handshake has to wait for its turn.
+    pub(crate) fn keep(&mut self, data: &[u8], waits: bool) {
+        self.incoming.extend_from_slice(data);
+        self.awaits_turn = waits;
+    }
+
+    /// Whether a handshake has input that waits for its turn.
+    pub(crate) fn awaits_turn(&self) -> bool {
+        self.awaits_turn
+    }
+
+    /// Prepares the input that is there, and `data` behind it, to be [opened](Self::open).
+    pub(crate) fn begin(&mut self, data: &[u8], opening: &mut Opening) -> Result<(), TlsError> {
+        self.awaits_turn = false;
+        opening.used = 0;
+        opening.input.clear();
+        opening.input.append(&mut std::mem::take(&mut self.incoming));
+        opening.input.extend_from_slice(data);
+        if let Session::Waiting(server) = &self.session
+            && !opening.input.is_empty()
+        {
+            let (session, tap) = server.session()?;
+            self.session = Session::Server(Box::new(session), tap);
+        }
+        Ok(())
+    }
+
+    /// Opens what comes next of the input.
+    pub(crate) fn open(&mut self, opening: &mut Opening, spare: &mut SpareWire) -> Opened {
+        if std::mem::take(&mut self.has_record) {
+            return Opened::Record;
+        }
+        if self.stage == Stage::Failed {
+            return Opened::Nothing;
+        }
+        self.borrow_wire(spare);
+        let (used, turn) = self.process(&mut opening.input[opening.used..], &mut opening.plain);
+        opening.used += used;
+        let is_secured = self.is_in_handshake() && self.state().is_some_and(|state| !state.is_handshaking());
+        let opened = match turn {
+            Turn::Failed(error) => {
+                self.stage = Stage::Failed;
+                self.deadline = None;
+                // What is left to say is the alert.
+                let _ = self.process(&mut [], &mut opening.plain);
+                Opened::Failed(error.into())
+            }
+            turn if is_secured => {
+                self.stage = Stage::Open;
+                self.deadline = None;
+                self.server_name = match &self.session {
+                    Session::Server(_, tap) => tap.take(),
+                    Session::Client(_, name) => Some(name.clone()),
+                    Session::Waiting(_) => None,
+                };
+                self.has_record = matches!(turn, Turn::Record);
+                Opened::Secured
+            }
+            Turn::Record => Opened::Record,
+            Turn::PeerEnd => Opened::PeerEnd,
+            Turn::Again | Turn::Rest => Opened::Nothing,
+        };
+        self.return_wire(spare);
+        opened
+    }
+
+    /// Keeps what was not opened.
+    pub(crate) fn end(&mut self, opening: &mut Opening) {
+        let left = &opening.input[opening.used..];
+        if !left.is_empty() && self.stage != Stage::Failed {
+            self.incoming = left.to_vec();
+        }
+        opening.input.clear();
+    }
+
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        self.stage == Stage::Handshake
+    }
+
+    /// Whether plain output can be sealed.
+    pub(crate) fn takes_output(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The stream has ended below.
+    pub(crate) fn cut_off(&mut self) {
+        self.is_cut_off = true;
+    }
+
+    /// Whether the stream ended without an announcement.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_cut_off
+    }
+
+    // Output.
+
+    /// Gives this connection the common buffer for what it seals, unless it has one.
+    fn borrow_wire(&mut self, spare: &mut SpareWire) {
+        if self.wire.bytes.is_empty() {
+            self.wire.bytes = std::mem::take(spare);
+        }
+    }
+
+    /// Gives the buffer back if nothing is in it.
+    pub(crate) fn return_wire(&mut self, spare: &mut SpareWire) {
+        if self.wire.is_empty() {
+            let bytes = std::mem::take(&mut self.wire).bytes;
+            if bytes.len() > spare.len() && bytes.len() <= 2 * BATCH {
+                *spare = bytes;
+            }
+        }
+    }
+
+    /// What was written before TLS began and has to leave first.
+    pub(crate) fn before(&mut self) -> &mut Outbox {
+        &mut self.before
+    }
+
+    /// Sealed bytes for the kernel.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.wire.bytes[self.wire.start..self.wire.end]
+    }
+
+    /// The kernel took `count` sealed bytes. Returns how many plain bytes have left with that.
+    pub(crate) fn wire_sent(&mut self, count: usize, pool: &Pool) -> u64 {
+        self.wire.start += count;
+        if !self.wire.is_empty() {
+            return 0;
+        }
+        self.wire.start = 0;
+        self.wire.end = 0;
+        let left = std::mem::take(&mut self.in_wire);
+        pool.shrink(left as usize);
+        left
+    }
+
+    /// Whether something waits to be sent beside what is in the connection's outbox.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.before.is_empty() || !self.wire.is_empty()
+    }
+
+    /// Plain bytes that wait to be sent beside what is in the connection's outbox.
+    pub(crate) fn pending(&self) -> u64 {
+        self.before.pending().saturating_add(self.in_wire)
+    }
+
+    /// The same without those in files.
+    pub(crate) fn queued(&self) -> usize {
+        self.before.queued() + self.in_wire as usize
+    }
+
+    /// How many plain bytes the next record takes.
+    fn next_record(&self) -> usize {
+        if self.sealed < EARLY_BYTES { EARLY_RECORD } else { FULL_RECORD }
+    }
+
+    /// Makes records of `plain`, which are from now on counted as queued here.
+    pub(crate) fn seal(
+        &mut self,
+        mut plain: &[u8],
+        spare: &mut SpareWire,
+        pool: &Pool,
+    ) -> Result<(), TlsError> {
+        self.borrow_wire(spare);
+        while !plain.is_empty() {
+            let (record, rest) = plain.split_at(plain.len().min(self.next_record()));
+            self.seal_record(record)?;
+            self.sealed = self.sealed.saturating_add(record.len() as u64);
+            self.in_wire += record.len() as u64;
+            pool.grow(record.len());
+            plain = rest;
+        }
+        Ok(())
+    }
+
+    fn seal_record(&mut self, record: &[u8]) -> Result<(), TlsError> {
+        let (wire, length) = (&mut self.wire, record.len());
+        match &mut self.session {
+            Session::Waiting(_) => Err(rustls::Error::HandshakeNotComplete),
+            Session::Server(server, _) => {
+                emit(&mut **server, length, wire, |traffic, room| traffic.encrypt(record, room))
+            }
+            Session::Client(client, _) => {
+                emit(&mut **client, length, wire, |traffic, room| traffic.encrypt(record, room))
+            }
+        }
+        .map_err(TlsError::from)
+    }
+
+    /// Whether the peer has to be told that our stream ends.
+    pub(crate) fn has_to_announce(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// Says that nothing more comes from us.
+    pub(crate) fn announce_end(&mut self, spare: &mut SpareWire) {
+        self.borrow_wire(spare);
+        self.stage = Stage::Ended;
+        let wire = &mut self.wire;
+        let said = match &mut self.session {
+            Session::Waiting(_) => Ok(()),
+            Session::Server(server, _) => {
+                emit(&mut **server, 0, wire, |traffic, room| traffic.queue_close_notify(room))
+            }
+            Session::Client(client, _) => {
+                emit(&mut **client, 0, wire, |traffic, room| traffic.queue_close_notify(room))
+            }
+        };
+        if let Err(error) = said {
+            // The stream ends all the same.
+            log::debug!("cannot announce the end of a TLS stream: {error}");
+        }
+    }
+
+    /// Nothing more is sent.
+    pub(crate) fn clear_output(&mut self, pool: &Pool) {
+        self.before.clear(pool);
+        pool.shrink(std::mem::take(&mut self.in_wire) as usize);
+        self.wire = Wire::default();
+    }
+}

@@ -1,0 +1,268 @@
+//! TLS on the connections of a reactor: input and output pass its [filter](crate::net::tls), handshakes take turns, and a
+//! port or an attempt to connect gives a connection its protocol only when it is secure.
+
+mod gate;
+mod starting;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Instant;
+
+use crate::core::outbox::Outbox;
+use crate::core::pool::Pool;
+use crate::core::slots::Token;
+use crate::driver::{Sent, read_queued_file};
+use crate::net::connection::{Connection as Machine, End, Phase};
+use crate::net::reason::Reason;
+use crate::net::tls::{Opened, Opening, SpareWire, Tls};
+use crate::net::tls_error::TlsError;
+use crate::reactor::inner::Inner;
+use crate::reactor::stats::Counters;
+use crate::reactor::transport::{Link, Transport};
+use crate::reactor::watchdog::Hook;
+
+/// What the connections with TLS share.
+#[derive(Default)]
+pub(crate) struct TlsCommons {
+    /// Input that is being opened; not here meanwhile.
+    opening: Cell<Opening>,
+    spare: RefCell<SpareWire>,
+    /// Of which pass, and how many handshakes were worked on in it.
+    turns: Cell<(u64, u32)>,
+    /// Handshakes with input that have to wait for a pass that is less busy.
+    waiting: RefCell<VecDeque<Token>>,
+}
+
+impl Inner {
+    /// Sealed bytes arrived.
+    pub(super) fn received_sealed(&self, transport: &Transport, data: &[u8]) {
+        let is_in_handshake = {
+            let mut machine = transport.0.machine.borrow_mut();
+            machine.discount_received(data.len());
+            machine.tls().is_some_and(Tls::is_in_handshake)
+        };
+        if !is_in_handshake && !transport.0.machine.borrow().is_open() {
+            // Nobody will see it: it is as good to throw away as it is.
+            return self.received_plain(transport, data);
+        }
+        if is_in_handshake && !(self.tls.waiting.borrow().is_empty() && self.take_turn()) {
+            self.wait_for_turn(transport, data);
+            return;
+        }
+        self.open_records(transport, data);
+    }
+
+    /// Whether one more handshake may be worked on in this pass.
+    fn take_turn(&self) -> bool {
+        let pass = self.counters.passes.get();
+        let (counted, count) = self.tls.turns.get();
+        let count = if counted == pass { count } else { 0 };
+        let is_free = count < self.config.handshakes_per_pass;
+        self.tls.turns.set((pass, count + u32::from(is_free)));
+        is_free
+    }
+
+    fn wait_for_turn(&self, transport: &Transport, data: &[u8]) {
+        let token = transport.0.token;
+        let is_new = {
+            let mut machine = transport.0.machine.borrow_mut();
+            machine.tls_mut().is_some_and(|tls| {
+                let is_new = !tls.awaits_turn();
+                tls.keep(data, true);
+                is_new
+            })
+        };
+        if is_new {
+            let mut waiting = self.tls.waiting.borrow_mut();
+            waiting.push_back(token);
+            if waiting.len() == 1 {
+                drop(waiting);
+                self.call_waiting();
+            }
+        }
+        self.tend(transport);
+    }
+
+    /// Has the next pass go on with handshakes that wait.
+    fn call_waiting(&self) {
+        self.handle.call_soon(|handle| {
+            let Some(inner) = handle.inner() else { return };
+            while !inner.tls.waiting.borrow().is_empty() && inner.take_turn() {
+                let token = inner.tls.waiting.borrow_mut().pop_front();
+                if let Some(transport) = token.and_then(|token| inner.transport(token)) {
+                    inner.open_records(&transport, &[]);
+                }
+            }
+            if !inner.tls.waiting.borrow().is_empty() {
+                inner.call_waiting();
+            }
+        });
+    }
+
+    /// Opens what has come, and hands it to whom it concerns, record by record: between two of them anybody may pause,
+    /// close, or switch.
+    fn open_records(&self, transport: &Transport, data: &[u8]) {
+        let link = &*transport.0;
+        let mut opening = self.tls.opening.take();
+        let begun = match link.machine.borrow_mut().tls_mut() {
+            Some(tls) => tls.begin(data, &mut opening),
+            None => Ok(()),
+        };
+        if let Err(error) = begun {
+            self.tls_failed(transport, error);
+        }
+        loop {
+            let opened = {
+                let mut machine = link.machine.borrow_mut();
+                let is_wanted = match machine.phase() {
+                    Phase::Open => true,
+                    // What was written before may need the handshake to leave.
+                    Phase::Closing => machine.tls().is_some_and(Tls::is_in_handshake),
+                    Phase::Lost => false,
+                };
+                let Some(tls) = machine.tls_mut().filter(|_| is_wanted) else { break };
+                tls.open(&mut opening, &mut self.tls.spare.borrow_mut())
+            };
+            match opened {
+                Opened::Record => {
+                    link.machine.borrow_mut().count_opened(opening.plain.len());
+                    self.received_plain(transport, &opening.plain);
+                }
+                Opened::Secured => self.secured(transport),
+                Opened::PeerEnd => link.machine.borrow_mut().peer_announced_end(),
+                Opened::Nothing => break,
+                Opened::Failed(error) => {
+                    self.tls_failed(transport, error);
+                    break;
+                }
+            }
+        }
+        if let Some(tls) = link.machine.borrow_mut().tls_mut() {
+            tls.end(&mut opening);
+        }
+        self.tls.opening.set(opening);
+        self.tell_peer_end(transport);
+    }
+
+    /// A handshake is complete.
+    fn secured(&self, transport: &Transport) {
+        Counters::bump(&self.counters.handshakes);
+        let info = transport.tls();
+        let Some(info) = info else { return };
+        let resolver = transport.0.extra.borrow_mut().as_mut().and_then(|extra| extra.secured.take());
+        self.call_hook(transport.0.token, Hook::TlsStarted, |protocol, transport| {
+            protocol.tls_started(transport, &info);
+        });
+        if let Some(resolver) = resolver {
+            resolver.resolve(Ok(info));
+        }
+    }
+
+    /// The peer gets an alert, and the connection ends.
+    fn tls_failed(&self, transport: &Transport, error: TlsError) {
+        Counters::bump(&self.counters.tls_failures);
+        log::debug!("{}: TLS: {error}", transport.peer_addr());
+        let now = self.now();
+        transport.0.machine.borrow_mut().tls_failed(Reason::Tls(error), now, transport.pool());
+    }
+
+    /// The stream may have ended in the middle of a handshake.
+    pub(super) fn end_broken_handshake(&self, transport: &Transport) {
+        let mut machine = transport.0.machine.borrow_mut();
+        if machine.is_open() && machine.tls().is_some_and(Tls::is_in_handshake) {
+            Counters::bump(&self.counters.tls_failures);
+            machine.lose(Reason::Tls(TlsError::HandshakeEnded), End::Orderly, transport.pool());
+        }
+    }
+
+    /// A handshake may have taken too long.
+    pub(super) fn end_late_handshake(&self, machine: &mut Machine, now: Instant, pool: &Pool) {
+        if machine.handshake_passed(now) {
+            Counters::bump(&self.counters.tls_failures);
+            machine.lose(Reason::Tls(TlsError::HandshakeTimeout), End::Abrupt, pool);
+        }
+    }
+
+    /// The stream may have been cut off, and all that came before has been delivered.
+    pub(super) fn lose_truncated(&self, transport: &Transport) {
+        let mut machine = transport.0.machine.borrow_mut();
+        if machine.is_truncated() {
+            Counters::bump(&self.counters.tls_failures);
+            machine.lose(Reason::Tls(TlsError::Truncated), End::Orderly, transport.pool());
+        }
+    }
+
+    /// Says within TLS that our side ends.
+    pub(super) fn announce_end(&self, machine: &mut Machine) {
+        if let Some(tls) = machine.tls_mut() {
+            tls.announce_end(&mut self.tls.spare.borrow_mut());
+        }
+    }
+
+    /// Seals what is queued and offers it to the kernel, within the write budget.
+    pub(super) fn flush_sealed(&self, link: &Link, machine: &mut Machine) -> io::Result<Sent> {
+        let mut left = self.config.budgets.write;
+        loop {
+            if let Some(tls) = machine.tls_mut()
+                && self.send_sealed(link, tls)? == Sent::Blocked
+            {
+                return Ok(Sent::Blocked);
+            }
+            if left == 0 {
+                return Ok(Sent::Blocked);
+            }
+            let mut spare = self.tls.spare.borrow_mut();
+            let takes_output = machine.tls().is_some_and(Tls::takes_output);
+            let sealed =
+                if takes_output { machine.seal_next(&mut spare, link.pool(), read_queued_file)? } else { 0 };
+            if sealed == 0 {
+                if let Some(tls) = machine.tls_mut() {
+                    tls.return_wire(&mut spare);
+                }
+                return Ok(Sent::All);
+            }
+            left = left.saturating_sub(sealed);
+        }
+    }
+
+    /// Offers to the kernel what was written before TLS began, and then what is sealed.
+    fn send_sealed(&self, link: &Link, tls: &mut Tls) -> io::Result<Sent> {
+        let pool = link.pool();
+        if !tls.before().is_empty()
+            && self.driver.borrow_mut().send(link.token, tls.before(), pool)? == Sent::Blocked
+        {
+            return Ok(Sent::Blocked);
+        }
+        while !tls.wire().is_empty() {
+            let offered = tls.wire().len();
+            match self.send_wire(link, tls.wire()) {
+                Ok(sent) => {
+                    tls.wire_sent(sent, pool);
+                    if sent < offered {
+                        return Ok(Sent::Blocked);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Sent::All)
+    }
+
+    fn send_wire(&self, link: &Link, wire: &[u8]) -> io::Result<usize> {
+        let mut driver = self.driver.borrow_mut();
+        match driver.send_small(link.token, wire) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                // Not every stream is a socket: pipes take the long way.
+                let (mut outbox, pool) = (Outbox::default(), link.pool());
+                outbox.write(wire, pool);
+                let result = driver.send(link.token, &mut outbox, pool);
+                let sent = wire.len() - outbox.queued();
+                outbox.clear(pool);
+                result.map(|_| sent)
+            }
+            result => result,
+        }
+    }
+}
