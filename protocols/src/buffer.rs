@@ -67,6 +67,12 @@ impl FrameBuffer {
         Self::default()
     }
 
+    /// Whether no frame has begun and not ended.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.incomplete.is_empty()
+    }
+
     /// Decodes `chunk`, the bytes that follow those fed before, and calls `receive` with each frame.
     ///
     /// What is left of the chunk is kept when it is an incomplete frame. When `receive` breaks, everything behind

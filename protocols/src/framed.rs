@@ -29,6 +29,12 @@ pub trait FrameHandler<C: Codec>: 'static {
         io.fail(error);
     }
 
+    /// See [`Protocol::tls_started`].
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, io: &Framed<C>, tls: &twistor::tls::TlsInfo) {
+        let _ = (io, tls);
+    }
+
     /// The peer has finished sending; `rest` is the beginning of a frame that it did not complete, usually empty.
     fn eof(&mut self, io: &Framed<C>, rest: &[u8]) -> Eof {
         let _ = (io, rest);
@@ -80,6 +86,8 @@ struct State<C> {
     stage: Cell<Stage>,
     /// Given back by the hook that runs; goes before the rest of its chunk.
     given_back: RefCell<Vec<Bytes>>,
+    /// Whether what is in the buffer came protected by TLS.
+    is_secure: Cell<bool>,
 }
 
 /// A connection that speaks in frames: what hooks get, and what a clone can be kept of to send from elsewhere.
@@ -223,6 +231,7 @@ impl<C: Codec, H: FrameHandler<C>> FramedProtocol<C, H> {
             buffer: RefCell::default(),
             stage: Cell::new(Stage::Waiting),
             given_back: RefCell::default(),
+            is_secure: Cell::new(false),
         };
         Self { handler, state: Rc::new(state) }
     }
@@ -245,6 +254,12 @@ impl<C: Codec, H: FrameHandler<C>> Protocol for FramedProtocol<C, H> {
         let state = &*self.state;
         // Moved out: hooks may ask for it.
         let mut buffer = state.buffer.take();
+        let is_secure = transport.is_secure();
+        if state.is_secure.replace(is_secure) != is_secure && !buffer.is_empty() {
+            // Somebody may have put the beginning of a frame there in the clear, for the peer to complete.
+            transport.fail("TLS began in the middle of a frame");
+            return;
+        }
         state.stage.set(Stage::Decoding);
         let outcome = buffer.feed(&state.codec, data, |frame| {
             self.handler.frame(&io, frame);
@@ -267,6 +282,12 @@ impl<C: Codec, H: FrameHandler<C>> Protocol for FramedProtocol<C, H> {
                 transport.lose_connection();
             }
         }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, transport: &Transport, tls: &twistor::tls::TlsInfo) {
+        let io = self.io(transport);
+        self.handler.tls_started(&io, tls);
     }
 
     fn eof_received(&mut self, transport: &Transport) -> Eof {

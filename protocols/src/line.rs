@@ -77,6 +77,12 @@ pub trait LineReceiver: 'static {
         io.fail(LineTooLong { limit: start.len() });
     }
 
+    /// See [`Protocol::tls_started`](twistor::Protocol::tls_started).
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, io: &Lines, tls: &twistor::tls::TlsInfo) {
+        let _ = (io, tls);
+    }
+
     /// The peer has finished sending; `rest` is the line that it did not complete, usually empty.
     fn eof_received(&mut self, io: &Lines, rest: &[u8]) -> Eof {
         let _ = (io, rest);
@@ -121,6 +127,11 @@ impl<R: LineReceiver> FrameHandler<LineCodec> for R {
             LineFrame::TooLong(start) => self.line_length_exceeded(io, start),
             LineFrame::Raw(data) => self.raw_data_received(io, data),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, io: &Lines, tls: &twistor::tls::TlsInfo) {
+        LineReceiver::tls_started(self, io, tls);
     }
 
     fn eof(&mut self, io: &Lines, rest: &[u8]) -> Eof {

@@ -60,6 +60,13 @@ pub trait TryProtocol: 'static {
         Ok(())
     }
 
+    /// See [`Protocol::tls_started`].
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, transport: &Transport, tls: &crate::tls::TlsInfo) -> Result<(), Self::Error> {
+        let _ = (transport, tls);
+        Ok(())
+    }
+
     /// See [`Protocol::eof_received`].
     fn eof_received(&mut self, transport: &Transport) -> Result<Eof, Self::Error> {
         let _ = transport;
@@ -109,6 +116,11 @@ impl<P: TryProtocol> Protocol for Fallible<P> {
     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
         let result = self.0.data_received(transport, data);
         transport.check(result);
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, transport: &Transport, tls: &crate::tls::TlsInfo) {
+        transport.check(self.0.tls_started(transport, tls));
     }
 
     fn eof_received(&mut self, transport: &Transport) -> Eof {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use rustls::CommonState;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
 use super::tls_error::TlsError;
 use crate::core::outbox::Outbox;
@@ -205,18 +205,25 @@ fn advance(
     }
 }
 
-/// Writes to the wire what `write` makes of a session that takes output.
-fn emit<S: Records>(
-    records: &mut S,
-    length: usize,
-    wire: &mut Wire,
-    mut write: impl FnMut(&mut WriteTraffic<'_, S::Data>, &mut [u8]) -> Result<usize, EncryptError>,
-) -> Result<(), rustls::Error> {
-    let mut room = length + RECORD_OVERHEAD;
+/// What is to be said in a record.
+#[derive(Clone, Copy)]
+enum Said<'a> {
+    Plain(&'a [u8]),
+    /// That nothing more follows.
+    End,
+}
+
+/// Seals a record onto the wire.
+fn emit(records: &mut impl Records, said: Said<'_>, wire: &mut Wire) -> Result<(), rustls::Error> {
+    let mut room = RECORD_OVERHEAD + if let Said::Plain(plain) = said { plain.len() } else { 0 };
     loop {
         match records.process(&mut []) {
             UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
-                match wire.write(room, |room| write(&mut traffic, room)) {
+                let written = wire.write(room, |room| match said {
+                    Said::Plain(plain) => traffic.encrypt(plain, room),
+                    Said::End => traffic.queue_close_notify(room),
+                });
+                match written {
                     Ok(()) => return Ok(()),
                     Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
@@ -423,17 +430,14 @@ impl Tls {
         &self.wire.bytes[self.wire.start..self.wire.end]
     }
 
-    /// The kernel took `count` sealed bytes. Returns how many plain bytes have left with that.
-    pub(crate) fn wire_sent(&mut self, count: usize, pool: &Pool) -> u64 {
+    /// The kernel took `count` sealed bytes. What was sealed in one go counts as sent when the last of it was.
+    pub(crate) fn wire_sent(&mut self, count: usize, pool: &Pool) {
         self.wire.start += count;
-        if !self.wire.is_empty() {
-            return 0;
+        if self.wire.is_empty() {
+            self.wire.start = 0;
+            self.wire.end = 0;
+            pool.shrink(std::mem::take(&mut self.in_wire) as usize);
         }
-        self.wire.start = 0;
-        self.wire.end = 0;
-        let left = std::mem::take(&mut self.in_wire);
-        pool.shrink(left as usize);
-        left
     }
 
     /// Whether something waits to be sent beside what is in the connection's outbox.
@@ -466,7 +470,7 @@ impl Tls {
         self.borrow_wire(spare);
         while !plain.is_empty() {
             let (record, rest) = plain.split_at(plain.len().min(self.next_record()));
-            self.seal_record(record)?;
+            self.emit(Said::Plain(record))?;
             self.sealed = self.sealed.saturating_add(record.len() as u64);
             self.in_wire += record.len() as u64;
             pool.grow(record.len());
@@ -475,18 +479,12 @@ impl Tls {
         Ok(())
     }
 
-    fn seal_record(&mut self, record: &[u8]) -> Result<(), TlsError> {
-        let (wire, length) = (&mut self.wire, record.len());
+    fn emit(&mut self, said: Said<'_>) -> Result<(), rustls::Error> {
         match &mut self.session {
             Session::Waiting(_) => Err(rustls::Error::HandshakeNotComplete),
-            Session::Server(server, _) => {
-                emit(&mut **server, length, wire, |traffic, room| traffic.encrypt(record, room))
-            }
-            Session::Client(client, _) => {
-                emit(&mut **client, length, wire, |traffic, room| traffic.encrypt(record, room))
-            }
+            Session::Server(server, _) => emit(&mut **server, said, &mut self.wire),
+            Session::Client(client, _) => emit(&mut **client, said, &mut self.wire),
         }
-        .map_err(TlsError::from)
     }
 
     /// Whether the peer has to be told that our stream ends.
@@ -498,17 +496,7 @@ impl Tls {
     pub(crate) fn announce_end(&mut self, spare: &mut SpareWire) {
         self.borrow_wire(spare);
         self.stage = Stage::Ended;
-        let wire = &mut self.wire;
-        let said = match &mut self.session {
-            Session::Waiting(_) => Ok(()),
-            Session::Server(server, _) => {
-                emit(&mut **server, 0, wire, |traffic, room| traffic.queue_close_notify(room))
-            }
-            Session::Client(client, _) => {
-                emit(&mut **client, 0, wire, |traffic, room| traffic.queue_close_notify(room))
-            }
-        };
-        if let Err(error) = said {
+        if let Err(error) = self.emit(Said::End) {
             // The stream ends all the same.
             log::debug!("cannot announce the end of a TLS stream: {error}");
         }

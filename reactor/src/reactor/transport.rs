@@ -610,6 +610,12 @@ impl Transport {
         &self.0.handle
     }
 
+    /// Whether what is received and written is protected by TLS now; never without the feature `tls`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.0.machine.borrow().tls().is_some_and(|tls| !tls.is_in_handshake())
+    }
+
     /// Bytes queued in memory and not yet taken by the kernel.
     #[must_use]
     pub fn queued(&self) -> usize {
