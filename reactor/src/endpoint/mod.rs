@@ -38,6 +38,8 @@
 //! | `tcp` | `tcp:PORT`, on all IPv4 addresses unless `interface` is given | `tcp:HOST:PORT`, a host by its name or IP address |
 //! | `tcp6` | `tcp6:PORT`, on all addresses, IPv6 and IPv4, unless `interface` is given | |
 //! | `host` | | `host:NAME:PORT`, the same as `tcp` |
+//! | `ssl`, `tls` | `ssl:PORT:certificate=FILE`, TLS on `tcp:PORT` | `tls:HOST:PORT`, TLS through `tcp:HOST:PORT` |
+//! | `ssl6`, `tls6` | `ssl6:PORT:certificate=FILE`, TLS on `tcp6:PORT` | |
 //! | `unix` | `unix:PATH`, or `unix:@NAME` for Linux's abstract namespace | `unix:PATH`, `unix:@NAME` |
 //! | `fd` | `fd:NUMBER`, a listening socket that the program inherited | `fd:NUMBER`, or `fd:INPUT:OUTPUT`, a connected socket, a terminal or pipes that it inherited |
 //! | `systemd` | `systemd:name=NAME` or `systemd:index=N`, a socket that the service manager opened | |
@@ -65,6 +67,31 @@
 //! | `recv_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `bind_device` | the name of a network device | yes | yes | any |
+//!
+//! The kinds `ssl` and `tls` are the same, and need the feature `tls` of this crate. They take the keywords of `tcp` and:
+//!
+//! | keyword | value | to listen | to connect | without it |
+//! |---|---|---|---|---|
+//! | `certificate` | the file of the own certificate and its chain, in PEM | yes | yes | to connect: none; to listen it is needed |
+//! | `key` | the file of its private key, in PEM | yes | yes | the file of the certificate |
+//! | `chain` | a file of further certificates of the chain, in PEM | yes | yes | none |
+//! | `alpn` | protocols of the application, the best first, with commas between: `h2,http/1.1` | yes | yes | none |
+//! | `min_version` | the oldest version of TLS, 1.2 or 1.3 | yes | yes | 1.2 |
+//! | `crl` | a file of lists of revoked certificates, in PEM or DER | of clients | of servers | none |
+//! | `handshake_timeout` | seconds that a handshake may take, above 0 and at most 3600 | yes | yes | 10 |
+//! | `key_log` | yes or no: secrets go to the file that `SSLKEYLOGFILE` names | yes | yes | no |
+//! | `client_ca` | the file of the roots that issue clients' certificates, in PEM | yes | | none |
+//! | `client_certificates` | `none`, `optional` or `required` | yes | | required with `client_ca`, else none |
+//! | `strict_sni` | yes or no: refuse clients that ask for a name that the certificate lacks | yes | | no |
+//! | `session_tickets` | yes or no | yes | | yes |
+//! | `max_handshakes` | handshakes that may be under way, 1 to 1000000 | yes | | 10000 |
+//! | `name` | the name or IP address that the server has to prove to have | | yes | the host |
+//! | `roots` | the file of the roots to trust, in PEM | | yes | the system's |
+//! | `system_roots` | yes or no: trust the system's as well | | yes | no with `roots`, else yes |
+//!
+//! Files are read when the string becomes an endpoint. Servers are always verified: no keyword changes that. What the
+//! keywords do stands at the methods of `TlsServerBuilder` and `TlsClientBuilder` in the module `tls`. Each string makes
+//! a configuration of its own, with its own memory of sessions: parse one once if you connect often.
 //!
 //! For datagrams there are endpoints of their own, [`DatagramEndpoint`] and [`DatagramConnectEndpoint`]:
 //!
@@ -155,6 +182,8 @@ mod tcp;
 mod tcp_string;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_string;
 mod udp;
 mod udp_string;
 mod unix;
@@ -208,8 +237,9 @@ pub enum ListenEndpoint {
 }
 
 /// The kinds that are there without being added.
-pub(crate) const LISTEN_KINDS: [&str; 6] = ["tcp", "tcp6", "unix", "fd", "systemd", "stdio"];
-pub(crate) const CONNECT_KINDS: [&str; 6] = ["tcp", "host", "unix", "fd", "stdio", "process"];
+pub(crate) const LISTEN_KINDS: [&str; 10] =
+    ["tcp", "tcp6", "ssl", "ssl6", "tls", "tls6", "unix", "fd", "systemd", "stdio"];
+pub(crate) const CONNECT_KINDS: [&str; 8] = ["tcp", "host", "ssl", "tls", "unix", "fd", "stdio", "process"];
 
 impl FromStr for ListenEndpoint {
     type Err = EndpointError;
@@ -226,6 +256,10 @@ impl ListenEndpoint {
         match endpoint.kind() {
             "tcp" => tcp_string::listen(endpoint).map(Self::Tcp),
             "tcp6" => tcp_string::listen_v6(endpoint).map(Self::Tcp),
+            #[cfg(feature = "tls")]
+            "ssl" | "ssl6" | "tls" | "tls6" => tls_string::listen(endpoint).map(Self::Tls),
+            #[cfg(not(feature = "tls"))]
+            "ssl" | "ssl6" | "tls" | "tls6" => Err(endpoint.without_feature("tls")),
             "unix" => unix_string::listen(endpoint).map(Self::Unix),
             "fd" => other::listen_descriptor(endpoint).map(Self::Inherited),
             "systemd" => other::listen_activated(endpoint).map(Self::Activated),
@@ -285,6 +319,10 @@ impl ConnectEndpoint {
         let endpoint = EndpointString::parse(text)?;
         match endpoint.kind() {
             "tcp" | "host" => tcp_string::connect(endpoint).map(Self::Tcp),
+            #[cfg(feature = "tls")]
+            "ssl" | "tls" => tls_string::connect(endpoint).map(Self::Tls),
+            #[cfg(not(feature = "tls"))]
+            "ssl" | "tls" => Err(endpoint.without_feature("tls")),
             "unix" => unix_string::connect(endpoint).map(Self::Unix),
             "process" => other::connect_process(&endpoint).map(Self::Process),
             "fd" => other::connect_descriptor(endpoint).map(Self::Inherited),
@@ -743,14 +781,30 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tpc:8000\": unknown kind \"tpc\" (column 1); \
-             the kinds for listening are tcp, tcp6, unix, fd, systemd and stdio"
+             the kinds for listening are tcp, tcp6, ssl, ssl6, tls, tls6, unix, fd, systemd and stdio"
         );
         let error = "tcp6:[::1]:8000".parse::<ConnectEndpoint>().unwrap_err();
         assert_eq!(
             error.to_string(),
             "bad endpoint \"tcp6:[::1]:8000\": unknown kind \"tcp6\" (column 1); \
-             the kinds for connecting are tcp, host, unix, fd, stdio and process"
+             the kinds for connecting are tcp, host, ssl, tls, unix, fd, stdio and process"
         );
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn without_the_feature_the_kinds_of_tls_say_so() {
+        for kind in ["ssl", "ssl6", "tls", "tls6"] {
+            let error =
+                format!("{kind}:443:certificate=x").parse::<ListenEndpoint>().unwrap_err().to_string();
+            let expected = format!(
+                "kind \"{kind}\" (column 1) needs the feature \"tls\" of twistor, \
+                 which this program was built without"
+            );
+            assert!(error.ends_with(&expected), "{error}");
+        }
+        let error = "tls:example.org:443".parse::<ConnectEndpoint>().unwrap_err().to_string();
+        assert!(error.contains("needs the feature \"tls\""), "{error}");
     }
 
     #[test]

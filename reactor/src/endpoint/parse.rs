@@ -107,6 +107,15 @@ impl<'a> EndpointString<'a> {
         self.error(complaint)
     }
 
+    /// The error for a kind that this build of the crate has not.
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn without_feature(&self, feature: &str) -> EndpointError {
+        self.error(format!(
+            "kind {} needs the feature \"{feature}\" of twistor, which this program was built without",
+            self.kind
+        ))
+    }
+
     pub(super) fn error(&self, complaint: impl fmt::Display) -> EndpointError {
         EndpointError::in_string(self.source, complaint)
     }
@@ -222,7 +231,8 @@ impl Fields<'_> {
         EndpointError::in_string(self.source, complaint)
     }
 
-    fn peek(&self, name: &str) -> Option<&Word> {
+    /// The value of a field, which is still to be read.
+    pub(super) fn peek(&self, name: &str) -> Option<&Word> {
         self.values.iter().find(|(known, _)| *known == name).map(|(_, word)| word)
     }
 }

@@ -9,38 +9,30 @@ use super::limits;
 use super::parse::{self, EndpointString, Fields, Form};
 use super::tcp::{TcpConnect, TcpListen};
 
-const LISTEN: Form = Form {
-    args: &["port"],
-    keywords: &[
-        "interface",
-        "backlog",
-        "reuse_address",
-        "reuse_port",
-        "v6only",
-        "defer_accept",
-        "fast_open",
-        "nodelay",
-        "keep_alive",
-        "recv_buffer",
-        "send_buffer",
-        "bind_device",
-    ],
-    example: "tcp:8000",
-};
+/// What a listening socket and the connections of it can be given.
+pub(super) const LISTEN_KEYWORDS: [&str; 12] = [
+    "interface",
+    "backlog",
+    "reuse_address",
+    "reuse_port",
+    "v6only",
+    "defer_accept",
+    "fast_open",
+    "nodelay",
+    "keep_alive",
+    "recv_buffer",
+    "send_buffer",
+    "bind_device",
+];
 
-const CONNECT: Form = Form {
-    args: &["host", "port"],
-    keywords: &[
-        "bind_address",
-        "timeout",
-        "nodelay",
-        "keep_alive",
-        "recv_buffer",
-        "send_buffer",
-        "bind_device",
-    ],
-    example: "tcp:127.0.0.1:8000",
-};
+/// What an outgoing connection can be given.
+pub(super) const CONNECT_KEYWORDS: [&str; 7] =
+    ["bind_address", "timeout", "nodelay", "keep_alive", "recv_buffer", "send_buffer", "bind_device"];
+
+const LISTEN: Form = Form { args: &["port"], keywords: &LISTEN_KEYWORDS, example: "tcp:8000" };
+
+const CONNECT: Form =
+    Form { args: &["host", "port"], keywords: &CONNECT_KEYWORDS, example: "tcp:127.0.0.1:8000" };
 
 /// `tcp:PORT`.
 pub(super) fn listen(endpoint: EndpointString<'_>) -> Result<TcpListen, EndpointError> {
@@ -54,8 +46,14 @@ pub(super) fn listen_v6(endpoint: EndpointString<'_>) -> Result<TcpListen, Endpo
 
 fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen, EndpointError> {
     let (address, mut fields) = listen_address(endpoint, &LISTEN, any, "tcp")?;
+    listen_options(TcpListen::on(address), &mut fields)
+}
 
-    let mut tcp = TcpListen::on(address);
+/// Gives a listener all that stands in the string.
+pub(super) fn listen_options(
+    mut tcp: TcpListen,
+    fields: &mut Fields<'_>,
+) -> Result<TcpListen, EndpointError> {
     if let Some(connections) = fields.number("backlog", &limits::BACKLOG)? {
         tcp = tcp.backlog(connections);
     }
@@ -77,7 +75,7 @@ fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen,
     if let Some(on) = fields.yes_no("nodelay")? {
         tcp = tcp.nodelay(on);
     }
-    if let Some(keep_alive) = keep_alive(&mut fields)? {
+    if let Some(keep_alive) = keep_alive(fields)? {
         tcp = tcp.keep_alive(keep_alive);
     }
     if let Some(bytes) = fields.number("recv_buffer", &limits::BUFFER)? {
@@ -86,7 +84,7 @@ fn listen_on(endpoint: EndpointString<'_>, any: SocketAddr) -> Result<TcpListen,
     if let Some(bytes) = fields.number("send_buffer", &limits::BUFFER)? {
         tcp = tcp.send_buffer(bytes);
     }
-    if let Some(device) = device(&mut fields)? {
+    if let Some(device) = device(fields)? {
         tcp = tcp.bind_device(device);
     }
     tcp.check_values().map_err(|complaint| fields.error(complaint))?;
@@ -118,7 +116,11 @@ pub(super) fn listen_address<'a>(
 
 /// `tcp:HOST:PORT`.
 pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<TcpConnect, EndpointError> {
-    let mut fields = endpoint.into_fields(&CONNECT)?;
+    connect_fields(&mut endpoint.into_fields(&CONNECT)?)
+}
+
+/// A host, a port, and all that an outgoing connection can be given.
+pub(super) fn connect_fields(fields: &mut Fields<'_>) -> Result<TcpConnect, EndpointError> {
     // In the order of the string, so that the first thing wrong in it is the one told.
     let host = fields.read("host", |text| match parse::ip_address(text, 0) {
         Some(_) => Ok(text.to_owned()),
@@ -137,7 +139,7 @@ pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<TcpConnect, Endpoi
     if let Some(on) = fields.yes_no("nodelay")? {
         tcp = tcp.nodelay(on);
     }
-    if let Some(keep_alive) = keep_alive(&mut fields)? {
+    if let Some(keep_alive) = keep_alive(fields)? {
         tcp = tcp.keep_alive(keep_alive);
     }
     if let Some(bytes) = fields.number("recv_buffer", &limits::BUFFER)? {
@@ -146,7 +148,7 @@ pub(super) fn connect(endpoint: EndpointString<'_>) -> Result<TcpConnect, Endpoi
     if let Some(bytes) = fields.number("send_buffer", &limits::BUFFER)? {
         tcp = tcp.send_buffer(bytes);
     }
-    if let Some(device) = device(&mut fields)? {
+    if let Some(device) = device(fields)? {
         tcp = tcp.bind_device(device);
     }
     tcp.check_values().map_err(|complaint| fields.error(complaint))?;
