@@ -27,6 +27,10 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
+    /// The certificates, as a file holds them.
+    pub certificate_pem: String,
+    /// The key, as a file holds it.
+    pub key_pem: String,
 }
 
 impl Default for Authority {
@@ -64,6 +68,8 @@ impl Authority {
         Identity {
             chain: vec![certificate.der().clone(), self.0.der().clone()],
             key: PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+            certificate_pem: certificate.pem() + &self.0.pem(),
+            key_pem: key.serialize_pem(),
         }
     }
 

@@ -36,10 +36,8 @@ const RECORD_OVERHEAD: usize = 64;
 /// Input that is being opened. The connections of a reactor share it, one after the other.
 #[derive(Default)]
 pub(crate) struct Opening {
-    /// Sealed.
+    /// Memory for what is sealed; with the connection while it is its turn.
     input: Vec<u8>,
-    /// How much of it was used.
-    used: usize,
     /// The plain bytes of the record that was opened last.
     pub(crate) plain: Vec<u8>,
 }
@@ -85,8 +83,12 @@ pub(crate) struct Tls {
     stage: Stage,
     /// When the handshake has to be complete.
     deadline: Option<Instant>,
-    /// Input that was not opened: the beginning of a record, or more if a handshake has to wait for its turn.
-    incoming: Vec<u8>,
+    /// Sealed input from `used` on: the beginning of a record, or more if a handshake has to wait for its turn.
+    input: Vec<u8>,
+    used: usize,
+    /// Everything in the input was looked at: what is left of it is incomplete, and rustls knows where parts of a message
+    /// lie in it.
+    is_looked_at: bool,
     awaits_turn: bool,
     /// A record was opened that was not handed out yet.
     has_record: bool,
@@ -213,11 +215,16 @@ enum Said<'a> {
     End,
 }
 
-/// Seals a record onto the wire.
-fn emit(records: &mut impl Records, said: Said<'_>, wire: &mut Wire) -> Result<(), rustls::Error> {
+/// Seals a record onto the wire. `input` is what rustls has looked at without an end.
+fn emit(
+    records: &mut impl Records,
+    said: Said<'_>,
+    input: &mut [u8],
+    wire: &mut Wire,
+) -> Result<(), rustls::Error> {
     let mut room = RECORD_OVERHEAD + if let Said::Plain(plain) = said { plain.len() } else { 0 };
     loop {
-        match records.process(&mut []) {
+        match records.process(input) {
             UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
                 let written = wire.write(room, |room| match said {
                     Said::Plain(plain) => traffic.encrypt(plain, room),
@@ -245,7 +252,9 @@ impl Tls {
             session,
             stage: Stage::Handshake,
             deadline,
-            incoming: Vec::new(),
+            input: Vec::new(),
+            used: 0,
+            is_looked_at: false,
             awaits_turn: false,
             has_record: false,
             is_cut_off: false,
@@ -271,18 +280,23 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         let mut tls = Self::new(Session::Client(Box::new(client), name), deadline, before);
         // The client speaks first.
-        match tls.process(&mut [], &mut Vec::new()) {
-            (_, Turn::Failed(error)) => Err(error.into()),
+        match tls.process(&mut Vec::new()) {
+            Turn::Failed(error) => Err(error.into()),
             _ => Ok(tls),
         }
     }
 
-    fn process(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> (usize, Turn) {
-        match &mut self.session {
+    /// Has rustls take steps in the input until it asks for something that is not done here.
+    fn process(&mut self, plain: &mut Vec<u8>) -> Turn {
+        let input = &mut self.input[self.used..];
+        let (used, turn) = match &mut self.session {
             Session::Waiting(_) => (0, Turn::Rest),
             Session::Server(server, _) => advance(&mut **server, input, &mut self.wire, plain),
             Session::Client(client, _) => advance(&mut **client, input, &mut self.wire, plain),
-        }
+        };
+        self.used += used;
+        self.is_looked_at = matches!(turn, Turn::Rest);
+        turn
     }
 
     fn state(&self) -> Option<&CommonState> {
@@ -305,7 +319,7 @@ impl Tls {
 
     /// Keeps sealed input for later; `waits` if a handshake has to wait for its turn.
     pub(crate) fn keep(&mut self, data: &[u8], waits: bool) {
-        self.incoming.extend_from_slice(data);
+        self.input.extend_from_slice(data);
         self.awaits_turn = waits;
     }
 
@@ -317,12 +331,13 @@ impl Tls {
     /// Prepares the input that is there, and `data` behind it, to be [opened](Self::open).
     pub(crate) fn begin(&mut self, data: &[u8], opening: &mut Opening) -> Result<(), TlsError> {
         self.awaits_turn = false;
-        opening.used = 0;
-        opening.input.clear();
-        opening.input.append(&mut std::mem::take(&mut self.incoming));
-        opening.input.extend_from_slice(data);
+        let mut input = std::mem::take(&mut opening.input);
+        input.clear();
+        input.extend_from_slice(&self.input);
+        input.extend_from_slice(data);
+        self.input = input;
         if let Session::Waiting(server) = &self.session
-            && !opening.input.is_empty()
+            && !self.input.is_empty()
         {
             let (session, tap) = server.session()?;
             self.session = Session::Server(Box::new(session), tap);
@@ -339,15 +354,14 @@ impl Tls {
             return Opened::Nothing;
         }
         self.borrow_wire(spare);
-        let (used, turn) = self.process(&mut opening.input[opening.used..], &mut opening.plain);
-        opening.used += used;
+        let turn = self.process(&mut opening.plain);
         let is_secured = self.is_in_handshake() && self.state().is_some_and(|state| !state.is_handshaking());
         let opened = match turn {
             Turn::Failed(error) => {
                 self.stage = Stage::Failed;
                 self.deadline = None;
                 // What is left to say is the alert.
-                let _ = self.process(&mut [], &mut opening.plain);
+                let _ = self.process(&mut opening.plain);
                 Opened::Failed(error.into())
             }
             turn if is_secured => {
@@ -371,11 +385,10 @@ impl Tls {
 
     /// Keeps what was not opened.
     pub(crate) fn end(&mut self, opening: &mut Opening) {
-        let left = &opening.input[opening.used..];
-        if !left.is_empty() && self.stage != Stage::Failed {
-            self.incoming = left.to_vec();
-        }
-        opening.input.clear();
+        let left = if self.stage == Stage::Failed { &[] } else { &self.input[self.used..] };
+        let left = left.to_vec();
+        self.used = 0;
+        opening.input = std::mem::replace(&mut self.input, left);
     }
 
     pub(crate) fn is_in_handshake(&self) -> bool {
@@ -480,10 +493,12 @@ impl Tls {
     }
 
     fn emit(&mut self, said: Said<'_>) -> Result<(), rustls::Error> {
+        // What was not looked at yet is not to be opened here. Between two records there is nothing else.
+        let input = if self.is_looked_at { &mut self.input[self.used..] } else { &mut [] };
         match &mut self.session {
             Session::Waiting(_) => Err(rustls::Error::HandshakeNotComplete),
-            Session::Server(server, _) => emit(&mut **server, said, &mut self.wire),
-            Session::Client(client, _) => emit(&mut **client, said, &mut self.wire),
+            Session::Server(server, _) => emit(&mut **server, said, input, &mut self.wire),
+            Session::Client(client, _) => emit(&mut **client, said, input, &mut self.wire),
         }
     }
 

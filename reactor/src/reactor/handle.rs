@@ -344,6 +344,25 @@ impl Handle {
         self.inner().map(|inner| inner.port_addresses()).unwrap_or_default()
     }
 
+    /// Reads the certificates, keys and lists of all ports with TLS again, where they came from files. New handshakes
+    /// use the new ones. A port for which something is wrong goes on with what it has; the log says why. Returns whether
+    /// all went well.
+    #[cfg(feature = "tls")]
+    pub fn reload_tls(&self) -> bool {
+        let ports = self.inner().map(|inner| inner.tls_ports()).unwrap_or_default();
+        let mut all_well = true;
+        for (address, server) in ports {
+            match server.reload() {
+                Ok(()) => log::info!("{address}: the certificates were read again"),
+                Err(error) => {
+                    all_well = false;
+                    log::error!("{address}: {error}; the old certificates stay in use");
+                }
+            }
+        }
+        all_well
+    }
+
     /// Makes this the current reactor of the thread until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
         Entered { outer: CURRENT.replace(self.inner()), _unlimited: budget::lift() }

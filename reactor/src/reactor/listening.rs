@@ -21,6 +21,8 @@ use crate::reactor::stats::Counters;
 use crate::reactor::timers::{Timer, deadline};
 use crate::reactor::transport::Transport;
 use crate::reactor::watchdog::Hook;
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -44,6 +46,8 @@ pub(crate) struct Listening {
     factory: RefCell<Option<Box<dyn ErasedFactory>>>,
     factory_started: Cell<bool>,
     referenced: Cell<bool>,
+    #[cfg(feature = "tls")]
+    tls: RefCell<Option<TlsServer>>,
     /// How it is passed on to another process, if it can be.
     #[cfg(unix)]
     passing: RefCell<Option<PassedPort>>,
@@ -108,6 +112,13 @@ impl Port {
         self.listening.state.get() == State::Accepting
     }
 
+    /// What it does TLS with, if it does; to [reload](TlsServer::reload) its certificates, for instance.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<TlsServer> {
+        self.listening.tls.borrow().clone()
+    }
+
     /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for this port.
     pub fn unref(&self) {
         if self.listening.referenced.replace(false)
@@ -148,6 +159,11 @@ impl Listening {
         &self.address
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<TlsServer> {
+        self.tls.borrow().clone()
+    }
+
     #[cfg(unix)]
     pub(crate) fn token(&self) -> Token {
         self.token
@@ -172,6 +188,13 @@ impl Inner {
         endpoint: &ListenEndpoint,
         factory: Box<dyn ErasedFactory>,
     ) -> io::Result<Port> {
+        #[cfg(feature = "tls")]
+        if let ListenEndpoint::Tls(tls) = endpoint {
+            // Also on a port that another process has passed on: that knows nothing of TLS.
+            let port = self.listen(tls.under(), self.with_tls(factory, tls.server()))?;
+            *port.listening.tls.borrow_mut() = Some(tls.server().clone());
+            return Ok(port);
+        }
         #[cfg(unix)]
         return self.listen_as_passed(endpoint, factory);
         #[cfg(not(unix))]
@@ -194,7 +217,7 @@ impl Inner {
             }),
             ListenEndpoint::Added(arguments) => self.listen_added(arguments, factory),
             #[cfg(feature = "tls")]
-            ListenEndpoint::Tls(tls) => self.open_port(tls.under(), self.with_tls(factory, tls.server())),
+            ListenEndpoint::Tls(_) => self.listen(endpoint, factory),
             #[cfg(unix)]
             ListenEndpoint::Inherited(inherited) => self.listen_inherited(inherited, factory),
             #[cfg(unix)]
@@ -238,6 +261,8 @@ impl Inner {
             factory: RefCell::new(Some(factory)),
             factory_started: Cell::new(false),
             referenced: Cell::new(true),
+            #[cfg(feature = "tls")]
+            tls: RefCell::default(),
             #[cfg(unix)]
             passing: RefCell::default(),
         });

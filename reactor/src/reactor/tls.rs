@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
+use crate::core::address::Address;
 use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
 use crate::core::slots::Token;
@@ -17,10 +18,11 @@ use crate::net::connection::{Connection as Machine, End, Phase};
 use crate::net::reason::Reason;
 use crate::net::tls::{Opened, Opening, SpareWire, Tls};
 use crate::net::tls_error::TlsError;
-use crate::reactor::inner::Inner;
+use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::stats::Counters;
 use crate::reactor::transport::{Link, Transport};
 use crate::reactor::watchdog::Hook;
+use crate::tls::TlsServer;
 
 /// What the connections with TLS share.
 #[derive(Default)]
@@ -35,6 +37,16 @@ pub(crate) struct TlsCommons {
 }
 
 impl Inner {
+    /// The ports with TLS.
+    pub(crate) fn tls_ports(&self) -> Vec<(Address, TlsServer)> {
+        let slots = self.slots.borrow();
+        let ports = slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Listener(listening) => Some((listening.address().clone(), listening.tls()?)),
+            _ => None,
+        });
+        ports.collect()
+    }
+
     /// Sealed bytes arrived.
     pub(super) fn received_sealed(&self, transport: &Transport, data: &[u8]) {
         let is_in_handshake = {

@@ -37,7 +37,7 @@ impl Transport {
     ///     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
     ///         if let Some(behind) = data.strip_prefix(b"STARTTLS\r\n") {
     ///             transport.write(b"220 go ahead\r\n");
-    ///             transport.start_tls_server(&self.tls);
+    ///             drop(transport.start_tls_server(&self.tls));
     ///             transport.unread(behind.to_vec());
     ///         }
     ///     }

@@ -67,7 +67,7 @@ mod exit {
 /// | signal | effect |
 /// |---|---|
 /// | SIGTERM, SIGINT | stops: services in reverse, then ports, then connections until [`drain_timeout`](Self::drain_timeout); a second one stops waiting |
-/// | SIGHUP | opens the log file again and calls [`on_reload`](Self::on_reload) |
+/// | SIGHUP | opens the log file again, reads the certificates of ports with TLS again, and calls [`on_reload`](Self::on_reload) |
 /// | SIGUSR1 | logs what the reactor has counted |
 /// | SIGUSR2 | restarts without downtime, see [below](#restart) |
 ///

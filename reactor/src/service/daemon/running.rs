@@ -328,6 +328,8 @@ impl DaemonHandle {
         if let Err(error) = running.logger.reopen() {
             log::error!("{}: {error}; the old one is used", running.name);
         }
+        #[cfg(feature = "tls")]
+        running.handle.reload_tls();
         if self.is_main() && running.is_ready.get() {
             self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", notify::monotonic_microseconds()));
         }
