@@ -33,6 +33,7 @@ mod mail;
 pub mod outcome;
 pub mod process;
 pub mod pty;
+pub mod streams;
 pub mod tls;
 
 /// The drivers that the contract is tested on.

@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use twistor::sync::Queue;
-use twistor::{Deferred, Interruption, Protocol, Resolver, ShutdownPhase, Transport};
+use twistor::{Deferred, Handle, Interruption, Protocol, Resolver, ShutdownPhase, Transport};
 use twistor_tests::outcome::outcome;
 use twistor_tests::{Driver, World, contract, logged};
 
@@ -281,7 +284,7 @@ contract! {
         let third = third.map(never);
         world.reactor.call_soon(move |_| drop(kept));
         drop(world);
-        assert!(third.cancel());
+        assert!(!third.cancel(), "it has ended");
         drop(third);
         assert_eq!(logged::take(), Vec::<String>::new());
     }
@@ -386,6 +389,164 @@ contract! {
         });
         resolver.callback(1);
         world.until("it is heard", || heard.get() == 2);
+    }
+
+    // Line 9, 71.
+    fn links_that_wait_for_each_other_in_a_circle_are_gone_with_the_reactor(driver) {
+        for length in [1, 2, 3, 1000] {
+            let world = World::new(driver);
+            let alive = Rc::new(());
+            let mut slots = Vec::new();
+            let mut resolvers = Vec::new();
+            // Each link waits for the one that is made after it, and the last for the first.
+            let slot = || Rc::new(RefCell::new(None::<Deferred<u32, String>>));
+            slots.resize_with(length, slot);
+            for place in 0..length {
+                let (resolver, first) = pair(&world);
+                let (next, held) = (Rc::clone(&slots[(place + 1) % length]), Rc::clone(&alive));
+                let last = first.and_then(move |_, _| next.take().expect("the next")).map(move |value| {
+                    let _held = &held;
+                    value
+                });
+                *slots[place].borrow_mut() = Some(last);
+                resolvers.push(resolver);
+            }
+            drop(slots);
+            for resolver in resolvers {
+                resolver.callback(1);
+            }
+            world.turns(3);
+            assert_eq!(Rc::strong_count(&alive), length + 1, "they wait");
+            drop(world);
+            assert_eq!(Rc::strong_count(&alive), 1, "a circle of {length}");
+        }
+    }
+
+    // Lines 9 and 70.
+    fn a_hook_that_owns_what_would_have_it_called_is_gone_with_the_reactor(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let alive = Rc::new(());
+        let never = |held: &Rc<()>| {
+            let held = Rc::clone(held);
+            move || -> u32 { unreachable!("nobody decides {held:?}") }
+        };
+        // The hook, a link, and a canceller that own the resolver of their chain.
+        let (resolver, deferred) = pair(&world);
+        let hook = never(&alive);
+        deferred.on_done(move |_, _| drop((resolver, hook())));
+        let (resolver, deferred) = pair(&world);
+        let link = never(&alive);
+        drop(deferred.map(|value| value + 1).map(move |_| (resolver, link()).1));
+        let (own, canceller) = (Rc::new(RefCell::new(None)), never(&alive));
+        let owned = Rc::clone(&own);
+        let (resolver, _) = Deferred::<u32, String>::with_canceller(&world.reactor, move |_, _| {
+            drop((owned, canceller()));
+        });
+        *own.borrow_mut() = Some(resolver);
+        drop(own);
+        // A hook that owns the Deferred of its own link.
+        let own = Rc::new(RefCell::new(None));
+        let (resolver, deferred) = pair(&world);
+        let (owned, hook, kept) = (Rc::clone(&own), never(&alive), RefCell::new(Some(resolver)));
+        *own.borrow_mut() = Some(deferred.map(move |_| (owned, hook(), kept.take()).1));
+        drop(own);
+        // Two whose hooks own the resolver of each other.
+        let ((left, from_left), (right, from_right)) = (pair(&world), pair(&world));
+        let (hook, other) = (never(&alive), never(&alive));
+        from_left.on_done(move |_, _| drop((right, hook())));
+        from_right.on_done(move |_, _| drop((left, other())));
+        // And what is made of several Deferreds.
+        let ((one, first), (other, second)) = (pair(&world), pair(&world));
+        let hook = never(&alive);
+        Deferred::gather(&world.reactor, [first.shield(), second.timeout(Duration::from_secs(1))])
+            .on_done(move |_, _| drop((one, other, hook())));
+        let ((one, first), hook) = (pair(&world), never(&alive));
+        let (pause, first) = first.pausable();
+        Deferred::as_completed(&world.reactor, [first])
+            .for_each(move |_, _, _| {
+                let _ = (&one, &pause, hook());
+            })
+            .on_done(|_, _| unreachable!("it does not end"));
+        world.turns(3);
+        assert_eq!(Rc::strong_count(&alive), 9);
+        drop(world);
+        assert_eq!(Rc::strong_count(&alive), 1);
+        assert_eq!(logged::take(), Vec::<String>::new());
+    }
+
+    // Lines 9 and 70.
+    fn hooks_that_own_handles_and_deferreds_are_gone_with_the_reactor(driver) {
+        let world = World::new(driver);
+        let alive = Rc::new(());
+        let mut resolvers = Vec::new();
+        let mut before = pair(&world).1;
+        for _ in 0..1000 {
+            let (resolver, deferred) = pair(&world);
+            let (handle, held) = (world.reactor.clone(), Rc::clone(&alive));
+            let owned = std::mem::replace(&mut before, deferred.map(|value| value + 1));
+            let (next, waited) = pair(&world);
+            waited.on_done(move |_, _| drop((handle, owned, held)));
+            resolvers.push((resolver, next));
+        }
+        let held = Rc::clone(&alive);
+        before.on_done(move |_, _| drop((resolvers, held)));
+        world.turns(2);
+        assert_eq!(Rc::strong_count(&alive), 1002);
+        drop(world);
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+
+    // Line 9.
+    fn a_chain_that_outlives_its_reactor_is_dropped_by_it(driver) {
+        let world = World::new(driver);
+        let handle = world.reactor.clone();
+        let alive = Rc::new(());
+        let held = || {
+            let held = Rc::clone(&alive);
+            move |_: &Handle, _: Result<u32, String>| -> Result<u32, String> { unreachable!("{held:?}") }
+        };
+        let (resolver, deferred) = pair(&world);
+        let mut chain = deferred.then(held()).then(held());
+        drop(world);
+        assert_eq!(Rc::strong_count(&alive), 1, "it waits in vain");
+        assert!(!resolver.is_wanted());
+        assert!(!resolver.callback(1));
+        let mut context = Context::from_waker(Waker::noop());
+        let dropped = Poll::Ready(Err(Interruption::Dropped.to_string()));
+        assert_eq!(Pin::new(&mut chain).poll(&mut context), dropped);
+        // What is made after the end has nobody to run it.
+        let (resolver, deferred) = Deferred::new(&handle);
+        let hook = held();
+        deferred.on_done(move |handle, outcome| drop((hook(handle, outcome), resolver)));
+        let (resolver, deferred) = Deferred::new(&handle);
+        let hook = held();
+        let mut chain = deferred.then(move |handle, outcome| (hook(handle, outcome), resolver).0);
+        assert_eq!(Pin::new(&mut chain).poll(&mut context), dropped);
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+
+    // Line 9.
+    fn destructors_at_the_end_may_ask_for_more(driver) {
+        /// Makes another hook that owns its resolver, `0` times more.
+        struct More(u32, Handle, Rc<Cell<u32>>);
+        impl Drop for More {
+            fn drop(&mut self) {
+                self.2.set(self.2.get() + 1);
+                if self.0 > 0 {
+                    let (resolver, deferred) = Deferred::<u32, String>::new(&self.1);
+                    let more = More(self.0 - 1, self.1.clone(), Rc::clone(&self.2));
+                    deferred.on_done(move |_, _| drop((resolver, more)));
+                }
+                assert!(self.0 != 2, "one of them panics");
+            }
+        }
+        let world = World::new(driver);
+        let dropped = Rc::new(Cell::new(0));
+        drop(More(5, world.reactor.clone(), Rc::clone(&dropped)));
+        assert_eq!(dropped.get(), 1);
+        drop(world);
+        assert_eq!(dropped.get(), 6);
     }
 }
 

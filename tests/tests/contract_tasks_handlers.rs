@@ -10,8 +10,9 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
+use twistor::sync::Event;
 use twistor::{Deferred, Events, Interruption, ShutdownPhase, Signal, Task, task};
-use twistor_tests::{World, contract, kernel_contract};
+use twistor_tests::{World, contract, kernel_contract, logged};
 
 type Words = Rc<RefCell<Vec<String>>>;
 
@@ -174,6 +175,54 @@ contract! {
         let ended = note(handling.into_deferred());
         world.until("the end", || ended.borrow().is_some());
         assert_eq!(ended.take(), Some(Ok(())));
+    }
+
+    // Line 75.
+    fn events_beyond_the_backlog_of_a_handler_are_dropped_and_counted(driver) {
+        logged::keep();
+        let world = World::new(driver);
+        let events = Events::new(&world.reactor);
+        let numbers = || Rc::new(RefCell::new(Vec::new()));
+        let (handled, heard) = (numbers(), numbers());
+        let (place, other) = (Rc::clone(&handled), Rc::clone(&heard));
+        let may_go_on = Event::new(&world.reactor);
+        let gate = may_go_on.clone();
+        let line = line!() + 1;
+        events.on_async(async move |_, event: u32| {
+            gate.wait().await.unwrap();
+            place.borrow_mut().push(event);
+            assert!(event != 2, "a handler may panic meanwhile");
+        });
+        events.on(move |_, event| other.borrow_mut().push(*event));
+        let emit = |range: std::ops::Range<u32>| {
+            range.for_each(|event| events.emit(event));
+            world.turns(3);
+        };
+        emit(0..1);
+        events.clone().set_backlog_limit(3);
+        // One is being handled, and three wait.
+        emit(1..10);
+        assert_eq!(world.reactor.stats().dropped_events, 6);
+        emit(10..12);
+        assert_eq!(world.reactor.stats().dropped_events, 8);
+        // A smaller limit takes back none; nought is one.
+        events.set_backlog_limit(0);
+        emit(12..13);
+        assert_eq!(world.reactor.stats().dropped_events, 9);
+        may_go_on.set();
+        world.until("it has caught up", || handled.borrow().len() == 4);
+        emit(13..14);
+        emit(14..15);
+        assert_eq!(*handled.borrow(), [0, 1, 2, 3, 13, 14]);
+        assert_eq!(*heard.borrow(), (0..15).collect::<Vec<_>>(), "others hear everything");
+        // Once for each time that it was behind, and the panic.
+        emit(15..20);
+        let lines = logged::take();
+        let behind: Vec<_> = lines.iter().filter(|line| line.contains("behind")).collect();
+        assert_eq!(behind.len(), 2, "{lines:?}");
+        assert!(behind[0].contains(&format!("contract_tasks_handlers.rs:{line}:")), "{behind:?}");
+        assert!(behind[0].contains("3 events behind") && behind[1].contains("1 events behind"), "{behind:?}");
+        assert_eq!(world.reactor.stats().dropped_events, 13);
     }
 
     // Lines 7 and 75.

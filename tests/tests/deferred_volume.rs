@@ -176,6 +176,59 @@ fn closures_that_keep_deferreds_that_keep_closures_are_dropped_on_a_small_stack(
     });
 }
 
+// Lines 9 and 71.
+#[test]
+fn a_million_hooks_and_links_that_wait_for_themselves_go_with_their_reactor() {
+    /// What a place in the list of a reactor takes, at most, while it grows.
+    const PLACE: i64 = 24 + 24 / 4;
+    with_small_stack(|| {
+        let before = counts();
+        let world = World::new(Driver::Simulated);
+        let start = counts();
+        for _ in 0..MILLION {
+            let (resolver, deferred) = Number::new(&world.reactor);
+            deferred.on_done(move |_, _| drop(resolver));
+        }
+        let bytes = (counts().bytes - start.bytes) / i64::from(MILLION);
+        println!("{bytes} bytes per hook that owns its resolver");
+        assert!(bytes <= BYTES + PLACE, "{bytes} bytes");
+        // Each owns the resolver of the next.
+        let (mut before_it, deferred) = Number::new(&world.reactor);
+        deferred.on_done(|_, _| unreachable!("nobody decides it"));
+        for _ in 0..MILLION / 4 {
+            let (resolver, deferred) = Number::new(&world.reactor);
+            let owned = std::mem::replace(&mut before_it, resolver);
+            deferred.on_done(move |_, _| drop(owned));
+        }
+        let (own, last) = Number::new(&world.reactor);
+        last.on_done(move |_, _| drop((own, before_it)));
+        // One circle: each link waits for the one that is made after it, the last for the first.
+        let places: Vec<_> = (0..MILLION / 4).map(|_| Rc::new(Cell::new(None::<Number>))).collect();
+        let nexts = places.iter().cycle().skip(1);
+        let resolvers: Vec<_> = places
+            .iter()
+            .zip(nexts)
+            .map(|(place, next)| {
+                let ((resolver, first), next) = (Number::new(&world.reactor), Rc::clone(next));
+                place.set(Some(first.and_then(move |_, _| next.take().expect("the next"))));
+                resolver
+            })
+            .collect();
+        drop(places);
+        let links = counts().live;
+        for resolver in resolvers {
+            resolver.callback(0);
+        }
+        world.turns(2);
+        assert!(
+            links - counts().live < i64::from(MILLION) / 2 + 10,
+            "only the origins and the places are gone"
+        );
+        drop(world);
+        assert!(counts().live - before.live < 10, "{} allocations are left", counts().live - before.live);
+    });
+}
+
 // Line 74.
 #[test]
 fn a_million_inputs_are_gathered_raced_and_handed_on() {

@@ -10,21 +10,8 @@ use std::rc::Rc;
 use std::thread;
 
 use twistor::{ProcessProtocol, Stream, StreamProtocol};
+use twistor_tests::outcome::complete;
 use twistor_tests::{World, kernel_contract, pattern};
-
-fn run<T: 'static>(world: &World, future: impl Future<Output = T> + 'static) -> T {
-    let output = Rc::new(RefCell::new(None));
-    let place = Rc::clone(&output);
-    world
-        .reactor
-        .spawn(async move {
-            let value = future.await;
-            *place.borrow_mut() = Some(value);
-        })
-        .detach();
-    world.until("the task ends", || output.borrow().is_some());
-    output.take().unwrap()
-}
 
 struct Quiet;
 
@@ -44,7 +31,7 @@ kernel_contract! {
         }).unwrap();
         let handle = (*world.reactor).clone();
         let (answer, data) = (pattern(1 << 20), pattern(1 << 20));
-        let echoed = run(&world, async move {
+        let echoed = complete(&world, async move {
             let (reader, writer) = handle.connect_stream(endpoint.as_str()).await.unwrap().split();
             let writing = handle.spawn(async move {
                 writer.write_all(&data).await.unwrap();
@@ -73,7 +60,7 @@ kernel_contract! {
             theirs.read_to_string(&mut answer).unwrap();
             answer
         });
-        run(&world, async move {
+        complete(&world, async move {
             assert_eq!(stream.read_line(20).await.unwrap().as_deref(), Some("name?"));
             stream.write_all(b"stream").await.unwrap();
         });
@@ -90,7 +77,7 @@ kernel_contract! {
         let data = pattern(1 << 20);
         let sent = data.clone();
         let handle = (*world.reactor).clone();
-        let came = run(&world, async move {
+        let came = complete(&world, async move {
             handle.spawn(async move { input.write_all(&sent).await.unwrap() }).detach();
             let came = output.read_to_end(2 << 20).await.unwrap();
             // The direction that a pipe does not have.
@@ -118,10 +105,10 @@ kernel_contract! {
         let [input, output] = <[Stream; 2]>::try_from(streams.take()).unwrap();
         writer.write_all(b"all there is").unwrap();
         drop(writer);
-        let all = run(&world, async move { input.read_to_end(100).await.unwrap() });
+        let all = complete(&world, async move { input.read_to_end(100).await.unwrap() });
         assert_eq!(all, "all there is");
         drop(far_reader);
-        let outcome = run(&world, async move {
+        let outcome = complete(&world, async move {
             loop {
                 if let Err(error) = output.write_all(&[1; 1000]).await {
                     return error.kind();

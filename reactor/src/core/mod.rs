@@ -15,6 +15,7 @@ pub(crate) mod interruption;
 pub(crate) mod multicast;
 pub(crate) mod outbox;
 pub(crate) mod pool;
+pub(crate) mod pruned;
 pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod slots;

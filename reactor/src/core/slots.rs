@@ -87,6 +87,12 @@ pub(crate) struct Slots<T> {
     len: usize,
 }
 
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Slots<T> {
     pub(crate) const fn new() -> Self {
         Self { slots: Vec::new(), first_free: NO_SLOT, len: 0 }

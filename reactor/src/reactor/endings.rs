@@ -5,6 +5,7 @@
 
 use std::rc::{Rc, Weak};
 
+use crate::core::pruned;
 use crate::reactor::inner::Inner;
 
 /// Something that holds users' hooks.
@@ -20,13 +21,8 @@ pub(crate) struct Endings(Vec<Weak<dyn Ending>>);
 impl Endings {
     /// Adds one, in amortised constant time.
     pub(crate) fn add(&mut self, one: &Rc<impl Ending + 'static>) {
-        if self.0.len() == self.0.capacity() {
-            self.0.retain(|one| one.strong_count() > 0);
-            // Half of it is free from here on, or the next look over all would come too soon.
-            self.0.reserve(self.0.len() + 4);
-        }
         let one: Rc<dyn Ending> = one.clone();
-        self.0.push(Rc::downgrade(&one));
+        pruned::push(&mut self.0, Rc::downgrade(&one), |one| one.strong_count() > 0);
     }
 
     /// Those that are alive.

@@ -10,11 +10,12 @@ use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
 use crate::reactor::watchdog::Hook;
 
-/// A kind of event that parts of a program tell each other of, without knowing each other. Clones are the same kind.
+/// A kind of event that parts of a program tell each other of, without knowing each other. Clones are the
+/// same kind.
 ///
-/// Whoever is interested says so with [`on`](Self::on); whoever knows of one calls [`emit`](Self::emit). Nobody is called
-/// from inside `emit`: events wait in the callback queue, and each goes to all who are interested then, in the order in
-/// which they said so.
+/// Whoever is interested says so with [`on`](Self::on); whoever knows of one calls [`emit`](Self::emit).
+/// Nobody is called from inside `emit`: events wait in the callback queue, and each goes to all who are
+/// interested then, in the order in which they said so.
 ///
 /// ```
 /// use std::cell::RefCell;
@@ -47,7 +48,12 @@ use crate::reactor::watchdog::Hook;
 pub struct Events<E> {
     handle: Handle,
     shared: Rc<Shared<E>>,
+    /// How many may wait for each async handler.
+    backlog_limit: Rc<Cell<usize>>,
 }
+
+/// The limit unless another is set.
+const BACKLOG_LIMIT: usize = 65_536;
 
 type EventHook<E> = Rc<RefCell<dyn FnMut(&Handle, &E)>>;
 
@@ -64,11 +70,12 @@ impl<E: 'static> Events<E> {
         if let Some(inner) = handle.inner() {
             inner.endings.borrow_mut().add(&shared);
         }
-        Self { handle: handle.clone(), shared }
+        Self { handle: handle.clone(), shared, backlog_limit: Rc::new(Cell::new(BACKLOG_LIMIT)) }
     }
 
-    /// Has `hook` called with every event from now on, until the subscription is cancelled, the last clone of this is gone
-    /// or the reactor is dropped; a hook may keep a clone, to emit again. A hook that panics is logged, and called again all the same.
+    /// Has `hook` called with every event from now on, until the subscription is cancelled, the last clone of
+    /// this is gone or the reactor is dropped; a hook may keep a clone, to emit again. A hook that panics is
+    /// logged, and called again all the same.
     pub fn on(&self, hook: impl FnMut(&Handle, &E) + 'static) -> Subscription {
         let number = self.shared.next.get();
         self.shared.next.set(number + 1);
@@ -92,6 +99,31 @@ impl<E: 'static> Events<E> {
 
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// How many events may wait for each [async handler](Self::on_async), at least one; default 65 536. It
+    /// holds at once and for all clones of this. Those that wait already stay.
+    ///
+    /// ```
+    /// use twistor::{Events, Reactor};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let samples = Events::new(&reactor);
+    /// samples.set_backlog_limit(2);
+    /// samples.on_async(async |_, sample: u32| println!("{sample}"));
+    /// (0..5).for_each(|sample| samples.emit(sample));
+    /// reactor.run_until_idle()?;
+    /// assert_eq!(reactor.stats().dropped_events, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_backlog_limit(&self, events: usize) {
+        self.backlog_limit.set(events.max(1));
+    }
+
+    pub(crate) fn backlog_limit(&self) -> &Rc<Cell<usize>> {
+        &self.backlog_limit
     }
 
     /// Tells everybody who is interested, from the loop: first emitted, first told.
@@ -158,7 +190,11 @@ impl<E> Subscriptions for Shared<E> {
 
 impl<E> Clone for Events<E> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone(), shared: Rc::clone(&self.shared) }
+        Self {
+            handle: self.handle.clone(),
+            shared: Rc::clone(&self.shared),
+            backlog_limit: Rc::clone(&self.backlog_limit),
+        }
     }
 }
 

@@ -71,6 +71,11 @@ impl Handle {
         self.inner.upgrade()
     }
 
+    /// Whether the reactor has been dropped.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.inner.strong_count() == 0
+    }
+
     pub(crate) fn alive(&self) -> io::Result<Rc<Inner>> {
         self.inner().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the reactor is gone"))
     }
@@ -467,6 +472,7 @@ impl Inner {
             shed: counters.shed.get(),
             stale_events: counters.stale.get() + driver.stale_events,
             dropped_posts: counters.dropped_posts.get(),
+            dropped_events: counters.dropped_events.get(),
             write_limit_hits: counters.write_limit_hits.get(),
             linger_timeouts: counters.linger_timeouts.get(),
             timeouts: counters.timeouts.get(),

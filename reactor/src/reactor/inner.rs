@@ -23,6 +23,7 @@ use crate::reactor::connecting::{Attempt, AttemptId};
 use crate::reactor::cooperate::Cooperations;
 use crate::reactor::datagrams::DatagramSocket;
 use crate::reactor::deferred::node::Runnable;
+use crate::reactor::deferred::undecided::Undecided;
 #[cfg(unix)]
 use crate::reactor::descriptor::Watched;
 use crate::reactor::endings::Endings;
@@ -113,6 +114,8 @@ pub(crate) struct Inner {
     pub(crate) loops: RefCell<Vec<Weak<Looping>>>,
     /// What holds hooks that may hold it alive.
     pub(crate) endings: RefCell<Endings>,
+    /// Deferreds that may hold their resolvers alive.
+    pub(crate) undecided: RefCell<Undecided>,
     pub(crate) cooperations: Cooperations,
     pub(crate) kinds: RefCell<Kinds>,
     pub(crate) before_wait: RefCell<Vec<Rc<RefCell<dyn FnMut(&Handle)>>>>,

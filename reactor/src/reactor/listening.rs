@@ -27,12 +27,52 @@ use crate::tls::TlsServer;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Accepting,
-    /// By the user's wish.
-    Paused,
+    /// For at least one reason.
+    Paused(Holds),
     /// No descriptor was left; a timer will end the rest.
     Resting,
     Stopped,
 }
+
+/// Why a port leaves new connections to the kernel. One reason knows nothing of the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Hold {
+    /// The user's wish.
+    User = 1,
+    /// As many connections are there as are allowed.
+    Full = 2,
+    /// The process that had the port before still accepts.
+    #[cfg(unix)]
+    Predecessor = 4,
+}
+
+/// A set of reasons.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Holds(u8);
+
+impl Holds {
+    const fn with(self, hold: Hold) -> Self {
+        Self(self.0 | hold as u8)
+    }
+
+    const fn without(self, hold: Hold) -> Self {
+        Self(self.0 & !(hold as u8))
+    }
+}
+
+impl fmt::Debug for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            Hold::User,
+            Hold::Full,
+            #[cfg(unix)]
+            Hold::Predecessor,
+        ];
+        f.debug_set().entries(all.iter().filter(|&&hold| self.without(hold) != *self)).finish()
+    }
+}
+
+const NO_HOLDS: Holds = Holds(0);
 
 /// A listening port inside the reactor.
 pub(crate) struct Listening {
@@ -79,17 +119,35 @@ impl Port {
         deferred
     }
 
-    /// Leaves new connections to the kernel's backlog for a while.
+    /// Leaves new connections to the kernel's backlog until [`resume_accepting`](Self::resume_accepting).
     pub fn pause_accepting(&self) {
-        if matches!(self.listening.state.get(), State::Accepting | State::Resting) {
-            self.set_state(State::Paused, Interest::NONE);
+        self.hold(Hold::User);
+    }
+
+    /// Accepts again; if there is a [limit](crate::ServeOptions::max_connections) that is reached, as soon as
+    /// there is room.
+    pub fn resume_accepting(&self) {
+        self.release(Hold::User);
+    }
+
+    /// There is a reason not to accept.
+    pub(crate) fn hold(&self, hold: Hold) {
+        match self.listening.state.get() {
+            State::Accepting | State::Resting => {
+                self.set_state(State::Paused(NO_HOLDS.with(hold)), Interest::NONE);
+            }
+            State::Paused(holds) => self.listening.state.set(State::Paused(holds.with(hold))),
+            State::Stopped => {}
         }
     }
 
-    /// Accepts again.
-    pub fn resume_accepting(&self) {
-        if self.listening.state.get() == State::Paused {
-            self.set_state(State::Accepting, Interest::READ);
+    /// That reason is gone.
+    pub(crate) fn release(&self, hold: Hold) {
+        if let State::Paused(holds) = self.listening.state.get() {
+            match holds.without(hold) {
+                NO_HOLDS => self.set_state(State::Accepting, Interest::READ),
+                left => self.listening.state.set(State::Paused(left)),
+            }
         }
     }
 

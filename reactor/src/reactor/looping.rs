@@ -6,6 +6,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::core::pruned;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::net::reason::Reason;
@@ -141,10 +142,7 @@ impl LoopingCall {
         });
         if let Some(inner) = inner {
             let mut loops = inner.loops.borrow_mut();
-            if loops.len() == loops.capacity() {
-                loops.retain(|looping| looping.strong_count() > 0);
-            }
-            loops.push(Rc::downgrade(&looping));
+            pruned::push(&mut loops, Rc::downgrade(&looping), |looping| looping.strong_count() > 0);
         }
         looping.schedule();
         Self { looping }

@@ -163,6 +163,7 @@ impl Reactor {
             channels: RefCell::new(Slots::new()),
             loops: RefCell::new(Vec::new()),
             endings: RefCell::default(),
+            undecided: RefCell::default(),
             cooperations: Cooperations::default(),
             kinds: RefCell::new(Kinds::default()),
             before_wait: RefCell::new(Vec::new()),

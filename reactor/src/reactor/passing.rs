@@ -14,7 +14,7 @@ use crate::core::address::UnixAddress;
 use crate::endpoint::ListenEndpoint;
 use crate::protocol::ErasedFactory;
 use crate::reactor::inner::{Inner, Slot};
-use crate::reactor::listening::{Listening, Port};
+use crate::reactor::listening::{Hold, Listening, Port};
 
 /// A listening socket of another process.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Inner {
         }?;
         if let Some(name) = name {
             if holds {
-                port.pause_accepting();
+                port.hold(Hold::Predecessor);
             }
             let passing = PassedPort { name, file_is_of_predecessor, is_held: holds };
             *port.listening().passing().borrow_mut() = Some(passing);
@@ -140,7 +140,7 @@ impl Inner {
             let was_held =
                 listening.passing().borrow_mut().as_mut().is_some_and(|port| mem::take(&mut port.is_held));
             if was_held {
-                Port::of(self.handle.clone(), listening).resume_accepting();
+                Port::of(self.handle.clone(), listening).release(Hold::Predecessor);
             }
         }
     }

@@ -19,6 +19,7 @@ pub(crate) struct Counters {
     pub(crate) shed: Cell<u64>,
     pub(crate) stale: Cell<u64>,
     pub(crate) dropped_posts: Cell<u64>,
+    pub(crate) dropped_events: Cell<u64>,
     pub(crate) write_limit_hits: Cell<u64>,
     pub(crate) linger_timeouts: Cell<u64>,
     pub(crate) timeouts: Cell<u64>,
@@ -76,6 +77,8 @@ pub struct Stats {
     pub stale_events: u64,
     /// Posts and timers dropped because their connection had ended or changed its protocol.
     pub dropped_posts: u64,
+    /// Events dropped because an [async handler](crate::Events::on_async) was too far behind.
+    pub dropped_events: u64,
     /// Connections aborted because their peer did not read.
     pub write_limit_hits: u64,
     /// Connections aborted because their peer did not take the last bytes.
@@ -139,6 +142,7 @@ impl Stats {
         self.shed += other.shed;
         self.stale_events += other.stale_events;
         self.dropped_posts += other.dropped_posts;
+        self.dropped_events += other.dropped_events;
         self.write_limit_hits += other.write_limit_hits;
         self.linger_timeouts += other.linger_timeouts;
         self.timeouts += other.timeouts;

@@ -96,13 +96,19 @@ impl Inner {
         let hooks = self.before_wait.take();
         self.discard(hooks);
         self.drop_outcomes();
-        self.drop_pending();
-        self.discard(self.pool.take_spent());
+        for _ in 0..ROUNDS {
+            self.drop_pending();
+            self.discard(self.pool.take_spent());
+            #[cfg(unix)]
+            self.abandon_processes();
+            // A destructor may have asked for signals; the descriptor that they wake is about to be closed.
+            self.discard(self.signals.take());
+            // What waits for itself, once everything else is gone that could have decided it.
+            if !self.end_undecided() {
+                break;
+            }
+        }
         self.pool.release();
-        #[cfg(unix)]
-        self.abandon_processes();
-        // A destructor may have asked for signals; the descriptor that they wake is about to be closed.
-        self.discard(self.signals.take());
         // Last: what was dropped above may have been inside it, or may have made it.
         #[cfg(feature = "tokio")]
         self.end_tokio();

@@ -19,6 +19,7 @@ use crate::core::address::Address;
 use crate::core::interruption::Interruption;
 use crate::core::outbox::{FileRange, SHARE_FROM};
 use crate::core::pool::Pool;
+use crate::core::pruned;
 use crate::core::slots::Token;
 use crate::core::wheel::TimerId;
 use crate::driver::Interest;
@@ -683,12 +684,7 @@ impl Transport {
         if self.is_closing() {
             call.stop();
         } else {
-            self.with_extra(|extra| {
-                if extra.loops.len() == extra.loops.capacity() {
-                    extra.loops.retain(LoopingCall::is_running);
-                }
-                extra.loops.push(call.clone());
-            });
+            self.with_extra(|extra| pruned::push(&mut extra.loops, call.clone(), LoopingCall::is_running));
         }
         call
     }

@@ -1,8 +1,9 @@
-//! What `hyper` (version 1) asks of a runtime: [`HyperTimer`], [`HyperExecutor`], and [`Stream`] as its I/O. Feature `hyper`.
+//! What `hyper` (version 1) asks of a runtime: [`HyperTimer`], [`HyperExecutor`], and [`Stream`] as its I/O.
+//! Feature `hyper`.
 //!
-//! hyper wants sleeps that are `Send` and `Sync` although timers belong to one thread. So a sleep has no reactor: it
-//! finds its own as the current one of the thread, which it is whenever a task is polled. Elsewhere, where hyper never
-//! is but where somebody might take it, it asks the loop for what it wants.
+//! hyper wants sleeps that are `Send` and `Sync` although timers belong to one thread. So a sleep has no
+//! reactor: it finds its own as the current one of the thread, which it is whenever a task is polled.
+//! Elsewhere, where hyper never is but where somebody might take it, it asks the loop for what it wants.
 
 use std::fmt;
 use std::future::Future;
@@ -24,7 +25,8 @@ use crate::reactor::remote::Inbox;
 use crate::reactor::stream::Stream;
 use crate::reactor::timers::{Timer, deadline};
 
-/// The reactor's timers for hyper: for `header_read_timeout`, keep-alive of HTTP/2 and the like. Feature `hyper`.
+/// The reactor's timers for hyper: for `header_read_timeout`, keep-alive of HTTP/2 and the like. Feature
+/// `hyper`.
 ///
 /// Its clock is the reactor's, so that in a simulation hyper's time-outs are in simulated time.
 ///
@@ -132,7 +134,8 @@ fn remove(inner: &Inner, timer: TimerId) {
     inner.discard(removed);
 }
 
-/// Runs hyper's own futures, such as those of HTTP/2, as tasks of the reactor. They need not be `Send`. Feature `hyper`.
+/// Runs hyper's own futures, such as those of HTTP/2, as tasks of the reactor. They need not be `Send`.
+/// Feature `hyper`.
 #[derive(Clone, Debug)]
 pub struct HyperExecutor {
     handle: Handle,
@@ -153,8 +156,8 @@ impl<F: Future<Output: 'static> + 'static> Executor<F> for HyperExecutor {
     }
 }
 
-/// With the feature `hyper`. What hyper reads is copied once, into its own buffer; what it writes waits by the rules of
-/// every stream, so that neither side of hyper can fill the memory.
+/// With the feature `hyper`. What hyper reads is copied once, into its own buffer; what it writes waits by
+/// the rules of every stream, so that neither side of hyper can fill the memory.
 impl hyper::rt::Read for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -1,9 +1,10 @@
 //! Futures that need a tokio runtime, run by this loop: [`Handle::with_tokio`]. Feature `tokio`.
 //!
-//! What a future of tokio needs is its runtime's context while it is polled and dropped, and somebody who drives the
-//! runtime's sockets and timers. [`WithTokio`] enters the context; a thread of the reactor drives, and wakes the
-//! future's task through its waker like any other thread. The invariant: the runtime lives in that thread alone and
-//! is dropped there, so that no place that drops a reactor can be wrong for dropping a runtime.
+//! What a future of tokio needs is its runtime's context while it is polled and dropped, and somebody who
+//! drives the runtime's sockets and timers. [`WithTokio`] enters the context; a thread of the reactor drives,
+//! and wakes the future's task through its waker like any other thread. The invariant: the runtime lives in
+//! that thread alone and is dropped there, so that no place that drops a reactor can be wrong for dropping a
+//! runtime.
 
 use std::fmt;
 use std::future::Future;
@@ -85,12 +86,13 @@ impl Handle {
     /// Makes `future` one that any task of this loop can wait for although it needs a tokio runtime: those of
     /// `reqwest`, `tokio-postgres`, `tokio::net`, `tokio::time`. Feature `tokio`.
     ///
-    /// The future itself runs on this thread, need not be `Send`, and ends with the task that waits for it. The
-    /// runtime is made with the first call and belongs to the reactor: one thread, `twistor-tokio`, drives its
-    /// sockets and timers, and what the future gives to `tokio::spawn`. It ends with the reactor, which waits half a
-    /// second for what blocks it and then leaves it behind with a warning.
+    /// The future itself runs on this thread, need not be `Send`, and ends with the task that waits for it.
+    /// The runtime is made with the first call and belongs to the reactor: one thread, `twistor-tokio`,
+    /// drives its sockets and timers, and what the future gives to `tokio::spawn`. It ends with the reactor,
+    /// which waits half a second for what blocks it and then leaves it behind with a warning.
     ///
-    /// Many of tokio's constructors need the runtime already when they are called: write them inside an `async` block.
+    /// Many of tokio's constructors need the runtime already when they are called: write them inside an
+    /// `async` block.
     ///
     /// ```
     /// use std::time::Duration;
@@ -110,14 +112,14 @@ impl Handle {
     /// # Limits
     ///
     /// - `tokio::task::spawn_local` has no `LocalSet` here: spawn a task of the reactor instead.
-    /// - tokio makes its own tasks yield, but not this future: one whose sockets are always ready holds the loop.
-    ///   [`yield_now`](crate::task::yield_now) in between, or `tokio::spawn`.
+    /// - tokio makes its own tasks yield, but not this future: one whose sockets are always ready holds the
+    ///   loop. [`yield_now`](crate::task::yield_now) in between, or `tokio::spawn`.
     /// - Each wake-up comes from another thread and costs what [`Remote::call`](crate::Remote::call) costs.
     ///
     /// # Errors
     ///
-    /// The system refuses the thread or the runtime's descriptors; the reactor is gone; or it is a simulated one: the
-    /// clock and the sockets of tokio would be real there, and no run like another.
+    /// The system refuses the thread or the runtime's descriptors; the reactor is gone; or it is a simulated
+    /// one: the clock and the sockets of tokio would be real there, and no run like another.
     pub fn with_tokio<F: Future>(&self, future: F) -> io::Result<WithTokio<F>> {
         let runtime = self.alive()?.tokio_runtime()?;
         Ok(WithTokio { future: Some(future), runtime })
@@ -156,9 +158,9 @@ impl Inner {
 pin_project! {
     /// A future inside the context of the reactor's tokio runtime. Made by [`Handle::with_tokio`].
     ///
-    /// It may be polled by anybody, on any thread if the future may; wake-ups come from the runtime's thread. After
-    /// the reactor has gone, what still waits for a socket or a timer of tokio panics when it is polled, as it does
-    /// whenever a runtime ends before its futures.
+    /// It may be polled by anybody, on any thread if the future may; wake-ups come from the runtime's thread.
+    /// After the reactor has gone, what still waits for a socket or a timer of tokio panics when it is
+    /// polled, as it does whenever a runtime ends before its futures.
     #[must_use = "futures do nothing unless they are awaited"]
     pub struct WithTokio<F> {
         #[pin]

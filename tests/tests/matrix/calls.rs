@@ -310,6 +310,18 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         assert!(stage.handle.random().below(3) < 3);
         assert!(stage.handle.random().unit() < 1.0);
     }),
+    ("Events::on_async", |stage| {
+        let events = twistor::Events::new(&stage.handle);
+        let (value, own) = (Value::new(), events.clone());
+        events.set_backlog_limit(1);
+        events
+            .on_async(async move |_, number: u32| {
+                let _ = (&value, own.subscribers(), number);
+            })
+            .detach();
+        events.emit(1);
+        events.emit(2);
+    }),
     ("Events::emit", |stage| {
         let events = twistor::Events::new(&stage.handle);
         let (value, own) = (Value::new(), events.clone());
@@ -592,6 +604,14 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
             deferred.on_done(move |_, _| drop(value));
         }
     }),
+    ("Deferred::on_done, by a hook that owns the resolver", |stage| {
+        let (value, other) = (Value::new(), Value::new());
+        if let Some((resolver, deferred)) = stage.pending.take() {
+            deferred.on_done(move |_, _| drop((resolver, value)));
+        }
+        let (resolver, deferred) = Deferred::<u32, String>::new(&stage.handle);
+        drop(deferred.map(move |number| (number, resolver, other).0));
+    }),
     ("Resolver::resolve", |stage| {
         let value = Value::new();
         if let Some((resolver, deferred)) = stage.pending.take() {
@@ -612,8 +632,10 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         let value = Value::new();
         if let Some((resolver, deferred)) = stage.pending.take() {
             let chained = deferred.map(|number| number + 1);
-            assert!(chained.cancel() && !chained.cancel());
-            assert!(!resolver.callback(1));
+            // Without a loop to run it, a link has ended.
+            assert_eq!(chained.cancel(), !stage_is_gone());
+            assert!(!chained.cancel());
+            assert_eq!(resolver.callback(1), stage_is_gone());
             chained.on_done(move |_, _| drop(value));
         }
     }),

@@ -6,9 +6,10 @@ use super::link::{Outcome, Split, link};
 use super::{Deferred, Failure};
 use crate::reactor::handle::Handle;
 
-/// Chaining. Each of these makes one link: the loop calls its closure when the outcome before it is there, and what
-/// the closure returns is the outcome of the Deferred that comes out. A closure that returns a Deferred has the links
-/// after it wait for that one. One that panics fails with [`Panicked`](crate::Interruption::Panicked); it is logged.
+/// Chaining. Each of these makes one link: the loop calls its closure when the outcome before it is there,
+/// and what the closure returns is the outcome of the Deferred that comes out. A closure that returns a
+/// Deferred has the links after it wait for that one. One that panics fails with
+/// [`Panicked`](crate::Interruption::Panicked); it is logged.
 ///
 /// ```
 /// use twistor::{Deferred, Reactor};
@@ -48,7 +49,8 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         link(self, Location::caller(), move |_, outcome| Split::Now(outcome.map_err(f)))
     }
 
-    /// Goes on with the value: to a `Result`, or to another Deferred, which is waited for. An error passes by.
+    /// Goes on with the value: to a `Result`, or to another Deferred, which is waited for. An error passes
+    /// by.
     #[track_caller]
     pub fn and_then<R>(self, f: impl FnOnce(&Handle, T) -> R + 'static) -> Deferred<R::Value, E>
     where

@@ -10,11 +10,11 @@ use crate::core::interruption::Interruption;
 use crate::reactor::deferred::node::discard;
 use crate::reactor::handle::Handle;
 
-/// Combining. What comes out is in the order of the inputs, whatever the order of completion. Cancelling what comes
-/// out cancels the inputs; dropping it does not, unless a task waits for it.
+/// Combining. What comes out is in the order of the inputs, whatever the order of completion. Cancelling what
+/// comes out cancels the inputs; dropping it does not, unless a task waits for it.
 impl<T: 'static, E: Failure> Deferred<T, E> {
-    /// All values, in the order of the inputs; at once if there are none. The first error is the outcome, and cancels
-    /// the other inputs: what [`try_gather`](crate::task::try_gather) is for futures.
+    /// All values, in the order of the inputs; at once if there are none. The first error is the outcome, and
+    /// cancels the other inputs: what [`try_gather`](crate::task::try_gather) is for futures.
     ///
     /// ```
     /// use twistor::{Deferred, Reactor};
@@ -57,8 +57,8 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
         })
     }
 
-    /// The outcome that comes first, good or bad; a value comes with the place of its input. The other inputs are
-    /// cancelled. With no inputs it fails with [`Empty`](Interruption::Empty).
+    /// The outcome that comes first, good or bad; a value comes with the place of its input. The other inputs
+    /// are cancelled. With no inputs it fails with [`Empty`](Interruption::Empty).
     ///
     /// ```
     /// use twistor::{Deferred, Reactor};
@@ -82,8 +82,8 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
         all.start(inputs, |all, index, outcome| all.decide(outcome.map(|value| (index, value))))
     }
 
-    /// The first value, with the place of its input; the other inputs are cancelled. When all have failed, all errors in
-    /// the order of the inputs: none if there are none.
+    /// The first value, with the place of its input; the other inputs are cancelled. When all have failed,
+    /// all errors in the order of the inputs: none if there are none.
     #[track_caller]
     pub fn any(handle: &Handle, inputs: impl IntoIterator<Item = Self>) -> Deferred<(usize, T), Vec<E>> {
         let all = Collecting::new(handle, Err(Vec::new()), Location::caller());

@@ -14,10 +14,11 @@ use super::{Canceller, Deferred, Failure, Resolver};
 use crate::core::interruption::Interruption;
 use crate::reactor::handle::Handle;
 
-/// The outcomes of several [`Deferred`]s in the order of completion, each with the place of its input. Made by
-/// [`Deferred::as_completed`].
+/// The outcomes of several [`Deferred`]s in the order of completion, each with the place of its input. Made
+/// by [`Deferred::as_completed`].
 ///
-/// Dropped while a task waits for the next one, it cancels the inputs that are left; dropped otherwise, they go on.
+/// Dropped while a task waits for the next one, it cancels the inputs that are left; dropped otherwise, they
+/// go on.
 pub struct AsCompleted<T: 'static, E: Failure> {
     shared: Rc<Shared<T, E>>,
     cancellers: Vec<Canceller>,
@@ -101,8 +102,8 @@ impl<T: 'static, E: Failure> AsCompleted<T, E> {
         .await
     }
 
-    /// Has the loop call `hook` with every outcome. What is returned fires after the last; cancelling it cancels the
-    /// inputs that are left, of which the hook hears no more. It fails if the hook panics.
+    /// Has the loop call `hook` with every outcome. What is returned fires after the last; cancelling it
+    /// cancels the inputs that are left, of which the hook hears no more. It fails if the hook panics.
     #[track_caller]
     pub fn for_each(
         mut self,

@@ -14,8 +14,8 @@ use crate::reactor::handle::Handle;
 
 impl<T: 'static, E: Failure> Deferred<T, E> {
     /// Cancels what it waits for when that takes longer than `after`; its failure is then
-    /// [`TimedOut`](Interruption::TimedOut). What comes in time is passed on as it is, and so is an error that has
-    /// another cause.
+    /// [`TimedOut`](Interruption::TimedOut). What comes in time is passed on as it is, and so is an error
+    /// that has another cause.
     ///
     /// ```
     /// use std::time::Duration;
@@ -46,8 +46,8 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
         })
     }
 
-    /// The same outcome, but cancelling this, or dropping it while a task waits for it, does not cancel what it waits
-    /// for: that goes on, and an error of it is logged.
+    /// The same outcome, but cancelling this, or dropping it while a task waits for it, does not cancel what
+    /// it waits for: that goes on, and an error of it is logged.
     #[track_caller]
     pub fn shield(self) -> Self {
         let made_at = Location::caller();
@@ -62,8 +62,8 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
         shielded
     }
 
-    /// The same outcome, which can be held back. Cancelling goes through; an outcome that is held back gives way to
-    /// [`Cancelled`](Interruption::Cancelled).
+    /// The same outcome, which can be held back. Cancelling goes through; an outcome that is held back gives
+    /// way to [`Cancelled`](Interruption::Cancelled).
     ///
     /// ```
     /// use twistor::{Deferred, Reactor};

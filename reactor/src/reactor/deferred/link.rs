@@ -6,9 +6,12 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use super::node::{Cancel, Consumer, Next, Node, Outer, Output, Runnable, Source, Step, run_soon};
+use super::resolver::Origin;
+use super::undecided::{list, unlist};
 use super::{Deferred, Failure};
 use crate::core::interruption::Interruption;
 use crate::core::slots::Token;
+use crate::reactor::endings::Ending;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, panic_text};
 use crate::reactor::task::Task;
@@ -78,8 +81,8 @@ enum Stage<T, E, U, G, F> {
     Due(F, Result<T, E>, Asked),
     /// The closure runs.
     Running(Asked),
-    /// For the Deferred that the closure returned.
-    Inner(Weak<dyn Cancel>),
+    /// For the Deferred that the closure returned. It is listed if that is another link.
+    Inner(Weak<dyn Cancel>, Token),
     /// That has its outcome.
     Settled(Result<U, G>),
     Over,
@@ -108,6 +111,10 @@ where
     G: Failure,
     F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
 {
+    if before.handle().is_gone() {
+        // There is no loop to run it.
+        return Origin::ready(before.handle(), made_at, Err(Interruption::Dropped.into()));
+    }
     let source = before.into_source();
     let upstream: Rc<dyn Cancel> = source.clone();
     let upstream = Rc::downgrade(&upstream);
@@ -117,7 +124,8 @@ where
         stage: Cell::new(Stage::Waiting(closure, upstream)),
         output: Output::new(),
     });
-    run_soon(&link.handle, source.attach(Consumer::Next(link.clone())));
+    let next = source.attach(Consumer::Next(link.clone()));
+    run_soon(&link.handle, next);
     Deferred::of(link)
 }
 
@@ -125,11 +133,7 @@ impl<T, E, U, G, F> Node for Link<T, E, U, G, F> {}
 
 impl<T, E, U, G, F> Next<T, E> for Link<T, E, U, G, F>
 where
-    T: 'static,
-    E: 'static,
-    U: 'static,
-    G: Failure,
-    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+    Self: Runnable + 'static,
 {
     fn accept(self: Rc<Self>, outcome: Result<T, E>) -> Rc<dyn Runnable> {
         if let Stage::Waiting(closure, _) = self.stage.replace(Stage::Over) {
@@ -141,14 +145,12 @@ where
 
 impl<T, E, U, G, F> Outer<U, G> for Link<T, E, U, G, F>
 where
-    T: 'static,
-    E: 'static,
-    U: 'static,
-    G: Failure,
-    F: FnOnce(&Handle, Result<T, E>) -> Split<U, G> + 'static,
+    Self: Runnable + 'static,
 {
     fn settle(self: Rc<Self>, outcome: Result<U, G>) -> Rc<dyn Runnable> {
-        self.stage.set(Stage::Settled(outcome));
+        if let Stage::Inner(_, listed) = self.stage.replace(Stage::Settled(outcome)) {
+            unlist(&self.handle, listed);
+        }
         self
     }
 }
@@ -200,8 +202,8 @@ where
             Stage::Settled(outcome) => outcome,
             unheard => {
                 inner.discard(unheard);
-                if !self.output.is_wanted() {
-                    // Nobody waits, and nothing has failed.
+                if inner.is_torn_down.get() || !self.output.is_wanted() {
+                    // Nobody waits, or they end as well: nothing has failed.
                     self.output.mark_cancelled(true);
                 }
                 Err(Interruption::Dropped.into())
@@ -230,11 +232,16 @@ where
             );
             return self.output.emit(Err(Interruption::Dropped.into()), &self.handle, self.made_at);
         }
-        self.stage.set(Stage::Inner(Rc::downgrade(&inside)));
+        self.stage.set(Stage::Inner(Rc::downgrade(&inside), Token::NOBODY));
         if is_cancelled {
             super::node::cancel(&inside);
         }
-        source.attach(Consumer::Outer(self))
+        let next = Rc::clone(&source).attach(Consumer::Outer(self.clone()));
+        if next.is_none() && source.is_link() {
+            let listed = list(&self.handle, &self);
+            self.stage.set(Stage::Inner(Rc::downgrade(&inside), listed));
+        }
+        next
     }
 }
 
@@ -246,9 +253,9 @@ impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Cancel for Link
                 let step = upstream.upgrade().map_or(Step::Over(false), Step::Ask);
                 (Stage::Waiting(closure, upstream), step)
             }
-            Stage::Inner(inside) => {
+            Stage::Inner(inside, listed) => {
                 let step = inside.upgrade().map_or(Step::Over(false), Step::Ask);
-                (Stage::Inner(inside), step)
+                (Stage::Inner(inside, listed), step)
             }
             // What the closure returns will be cancelled.
             Stage::Due(closure, input, Asked::No) => {
@@ -275,8 +282,24 @@ impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Cancel for Link
     }
 }
 
+/// It may wait for itself.
+impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Ending for Link<T, E, U, G, F> {
+    fn end(&self, inner: &Inner) {
+        inner.discard(self.stage.replace(Stage::Over));
+        self.output.end(Interruption::Dropped, inner, &self.handle, self.made_at);
+    }
+}
+
+impl<T, E, U, G, F> Drop for Link<T, E, U, G, F> {
+    fn drop(&mut self) {
+        if let Stage::Inner(_, listed) = self.stage.get_mut() {
+            unlist(&self.handle, *listed);
+        }
+    }
+}
+
 impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Source<U, G> for Link<T, E, U, G, F> {
-    fn attach(&self, consumer: Consumer<U, G>) -> Option<Rc<dyn Runnable>> {
+    fn attach(self: Rc<Self>, consumer: Consumer<U, G>) -> Option<Rc<dyn Runnable>> {
         self.output.attach(consumer)
     }
 
@@ -290,6 +313,10 @@ impl<T: 'static, E: 'static, U: 'static, G: Failure, F: 'static> Source<U, G> fo
 
     fn is_pending(&self) -> bool {
         self.output.is_pending()
+    }
+
+    fn is_link(&self) -> bool {
+        true
     }
 
     fn handle(&self) -> &Handle {

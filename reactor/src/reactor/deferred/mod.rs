@@ -1,8 +1,9 @@
 //! A value that comes later: one-shot, cancellable, heard from the loop.
 //!
-//! The resolving side holds a [`Resolver`], the waiting side a [`Deferred`]. The outcome is never delivered from
-//! inside the call that resolves or that asks; it is queued and the loop delivers it. Closures that make the next
-//! outcome of the one before are links of a [chain](node); a chain is run by the loop as one entry of its queue.
+//! The resolving side holds a [`Resolver`], the waiting side a [`Deferred`]. The outcome is never delivered
+//! from inside the call that resolves or that asks; it is queued and the loop delivers it. Closures that make
+//! the next outcome of the one before are links of a [chain](node); a chain is run by the loop as one entry
+//! of its queue.
 
 use std::fmt;
 use std::panic::Location;
@@ -20,8 +21,8 @@ use resolver::Origin;
 pub use completion::AsCompleted;
 pub use limits::Pause;
 pub use link::Outcome;
-pub(crate) use maybe::Completed;
 pub use maybe::MaybeDeferred;
+pub(crate) use maybe::{Completed, Done};
 pub use resolver::Resolver;
 
 mod chaining;
@@ -34,6 +35,7 @@ mod link;
 mod maybe;
 pub(crate) mod node;
 mod resolver;
+pub(crate) mod undecided;
 
 /// What the error type of a [`Deferred`] has to be: it can say that there is no outcome, and can be logged.
 ///
@@ -45,8 +47,8 @@ impl<E: From<Interruption> + fmt::Debug + 'static> Failure for E {}
 
 /// The outcome of something that was started: a `T`, or an `E` that says why not.
 ///
-/// Dropping it changes nothing, and what was started goes on; only one that a task waits for is cancelled. An error
-/// that nobody took is logged, with where the Deferred was made.
+/// Dropping it changes nothing, and what was started goes on; only one that a task waits for is cancelled. An
+/// error that nobody took is logged, with where the Deferred was made.
 ///
 /// ```
 /// use twistor::{Deferred, Reactor};
@@ -79,10 +81,10 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
 
     /// As [`new`](Self::new), with what is to be done when somebody cancels it.
     ///
-    /// The loop calls `canceller`, at most once, and hands it a [`Resolver`] of its own. It may decide with that
-    /// what comes of the cancellation, at once or later; dropped, the outcome is
-    /// [`Cancelled`](Interruption::Cancelled), as it is when the canceller panics. The first resolver is not heard
-    /// any more.
+    /// The loop calls `canceller`, at most once, and hands it a [`Resolver`] of its own. It may decide with
+    /// that what comes of the cancellation, at once or later; dropped, the outcome is
+    /// [`Cancelled`](Interruption::Cancelled), as it is when the canceller panics. The first resolver is not
+    /// heard any more.
     ///
     /// ```
     /// use twistor::{Deferred, Interruption, Reactor};
@@ -118,16 +120,20 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
 }
 
 impl<T: 'static, E: 'static> Deferred<T, E> {
-    /// Calls `hook` with the outcome, from the loop.
+    /// Calls `hook` with the outcome, from the loop. Drops it when the reactor is dropped, or was.
     #[track_caller]
     pub fn on_done(self, hook: impl FnOnce(&Handle, Result<T, E>) + 'static) {
+        if self.handle().is_gone() {
+            return;
+        }
         let source = self.into_source();
         let hook = Rc::new(Hook::new(Location::caller(), hook));
-        run_soon(source.handle(), source.attach(Consumer::Next(hook)));
+        let next = Rc::clone(&source).attach(Consumer::Next(hook));
+        run_soon(source.handle(), next);
     }
 
-    /// Hands the outcome to the protocol of `to`. Dropped and counted when that connection has ended or speaks
-    /// another protocol by then.
+    /// Hands the outcome to the protocol of `to`. Dropped and counted when that connection has ended or
+    /// speaks another protocol by then.
     pub fn deliver<P: Protocol>(
         self,
         to: &Transport,
@@ -171,11 +177,13 @@ impl<T: 'static, E: 'static> Deferred<T, E> {
         Canceller { node: Rc::downgrade(&node) }
     }
 
-    /// Asks what it waits for to end early. False when it has ended, was cancelled before, or cannot be cancelled.
+    /// Asks what it waits for to end early. False when it has ended, was cancelled before, or cannot be
+    /// cancelled.
     ///
     /// After `true`, results that still come are dropped. Without a canceller the outcome is
-    /// [`Cancelled`](Interruption::Cancelled); a [canceller](Self::with_canceller) decides itself. In a chain that
-    /// is the outcome of the link that is waited for, and goes on to the links after it, which may recover.
+    /// [`Cancelled`](Interruption::Cancelled); a [canceller](Self::with_canceller) decides itself. In a chain
+    /// that is the outcome of the link that is waited for, and goes on to the links after it, which may
+    /// recover.
     pub fn cancel(&self) -> bool {
         let node: Rc<dyn Cancel> = self.source().clone();
         node::cancel(&node)

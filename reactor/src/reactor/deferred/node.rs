@@ -1,8 +1,8 @@
 //! What a chain is made of: nodes that are told an outcome, and nodes that will have one.
 //!
-//! A node is one allocation. Upstream owns downstream (whoever will decide owns who waits), downstream knows upstream
-//! weakly, to cancel it. Nothing here recurses along a chain: running hands back the next node, cancelling and
-//! dropping go from one to the next in a loop.
+//! A node is one allocation. Upstream owns downstream (whoever will decide owns who waits), downstream knows
+//! upstream weakly, to cancel it. Nothing here recurses along a chain: running hands back the next node,
+//! cancelling and dropping go from one to the next in a loop.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Failure;
+use crate::core::interruption::Interruption;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Call, Inner};
 
@@ -22,7 +23,8 @@ pub(crate) trait Runnable: Node {
     /// Does it, and returns whose turn is next.
     fn run(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>>;
 
-    /// Its turn will not come, for the loop ends: drops what it has, and returns whose turn will not come for that.
+    /// Its turn will not come, for the loop ends: drops what it has, and returns whose turn will not come for
+    /// that.
     fn forget(self: Rc<Self>, inner: &Inner) -> Option<Rc<dyn Runnable>>;
 }
 
@@ -75,7 +77,7 @@ pub(crate) trait Cancel: Node {
 /// A node that will have an outcome.
 pub(crate) trait Source<T, E>: Cancel {
     /// Hands the outcome to `consumer` when it is there. What is returned is to be run.
-    fn attach(&self, consumer: Consumer<T, E>) -> Option<Rc<dyn Runnable>>;
+    fn attach(self: Rc<Self>, consumer: Consumer<T, E>) -> Option<Rc<dyn Runnable>>;
 
     /// Takes the outcome, or wakes the task when it is there.
     fn poll(&self, context: &Context<'_>) -> Poll<Result<T, E>>;
@@ -85,6 +87,11 @@ pub(crate) trait Source<T, E>: Cancel {
 
     /// Whether the outcome is not there yet.
     fn is_pending(&self) -> bool;
+
+    /// Whether it is a node in the middle of a chain, that waits for others.
+    fn is_link(&self) -> bool {
+        false
+    }
 
     fn handle(&self) -> &Handle;
 
@@ -253,6 +260,16 @@ impl<T: 'static, E: Failure> Output<T, E> {
         None
     }
 
+    /// The reactor ends: whoever waits does as well, and no hook is called.
+    pub(crate) fn end(&self, why: Interruption, inner: &Inner, handle: &Handle, made_at: &Location<'_>) {
+        if self.is_pending() {
+            self.mark_cancelled(true);
+            if let Some(first) = self.emit(Err(why.into()), handle, made_at) {
+                inner.forget_nodes(first);
+            }
+        }
+    }
+
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<T, E>> {
         let old = match self.state.replace(State::Done) {
             State::Fired(outcome) => return Poll::Ready(outcome),
@@ -332,8 +349,8 @@ impl Inner {
         }
     }
 
-    /// Ends a node whose turn will not come, and those behind it, without a hook: whoever holds on to one of them and asks
-    /// when the loop runs again is told that it was dropped.
+    /// Ends a node whose turn will not come, and those behind it, without a hook: whoever holds on to one of
+    /// them and asks when the loop runs again is told that it was dropped.
     pub(crate) fn forget_nodes(&self, first: Rc<dyn Runnable>) {
         let mut next = Some(first);
         while let Some(node) = next {

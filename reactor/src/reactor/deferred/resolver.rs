@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::node::{Cancel, Consumer, Node, Output, Runnable, Source, Step, discard, run_soon};
+use super::undecided::{list, unlist};
 use super::{Deferred, Failure};
 use crate::core::interruption::Interruption;
 use crate::core::slots::Token;
+use crate::reactor::endings::Ending;
 use crate::reactor::handle::Handle;
 use crate::reactor::inner::Inner;
 use crate::reactor::watchdog::Hook;
@@ -40,6 +42,8 @@ pub(super) struct Origin<T, E> {
     made_at: &'static Location<'static>,
     cancelling: Cell<Cancelling<T, E>>,
     output: Output<T, E>,
+    /// Names it in the list of those that the reactor has to end; `NOBODY` if it is not there.
+    listed: Cell<Token>,
 }
 
 /// Who holds a resolver.
@@ -74,13 +78,18 @@ impl<T: 'static, E: Failure> Origin<T, E> {
         made_at: &'static Location<'static>,
         canceller: Option<UserCanceller<T, E>>,
     ) -> (Resolver<T, E>, Deferred<T, E>) {
+        let is_hooked = canceller.is_some();
         let cancelling = canceller.map_or(Cancelling::Plain, Cancelling::Hook);
         let origin = Rc::new(Self {
             handle: handle.clone(),
             made_at,
             cancelling: Cell::new(cancelling),
             output: Output::new(),
+            listed: Cell::new(Token::NOBODY),
         });
+        if is_hooked {
+            origin.list();
+        }
         (Resolver { origin: Some(origin.clone()), role: Role::Maker }, Deferred::of(origin))
     }
 
@@ -92,7 +101,15 @@ impl<T: 'static, E: Failure> Origin<T, E> {
     ) -> Deferred<T, E> {
         let output = Output::fired(outcome);
         let cancelling = Cell::new(Cancelling::Spent);
-        Deferred::of(Rc::new(Self { handle: handle.clone(), made_at, cancelling, output }))
+        let listed = Cell::new(Token::NOBODY);
+        Deferred::of(Rc::new(Self { handle: handle.clone(), made_at, cancelling, output, listed }))
+    }
+
+    /// It holds closures, which may own its resolver.
+    fn list(self: &Rc<Self>) {
+        if self.listed.get() == Token::NOBODY {
+            self.listed.set(list(&self.handle, self));
+        }
     }
 
     /// Whether somebody with that role is heard.
@@ -106,12 +123,32 @@ impl<T: 'static, E: Failure> Origin<T, E> {
     fn fire(&self, outcome: Result<T, E>) {
         // Taken first and dropped last: a canceller is user data.
         let canceller = self.cancelling.replace(Cancelling::Spent);
+        unlist(&self.handle, self.listed.replace(Token::NOBODY));
         run_soon(&self.handle, self.output.emit(outcome, &self.handle, self.made_at));
         discard(&self.handle, canceller);
     }
 }
 
 impl<T, E> Node for Origin<T, E> {}
+
+impl<T: 'static, E: Failure> Ending for Origin<T, E> {
+    fn end(&self, inner: &Inner) {
+        self.listed.set(Token::NOBODY);
+        let canceller = self.cancelling.replace(Cancelling::Spent);
+        let why = match canceller {
+            Cancelling::Queued(_) | Cancelling::Called => Interruption::Cancelled,
+            _ => Interruption::Dropped,
+        };
+        self.output.end(why, inner, &self.handle, self.made_at);
+        inner.discard(canceller);
+    }
+}
+
+impl<T, E> Drop for Origin<T, E> {
+    fn drop(&mut self) {
+        unlist(&self.handle, self.listed.get());
+    }
+}
 
 impl<T: 'static, E: Failure> Decide<T, E> for Origin<T, E> {
     fn decide(&self, role: Role, outcome: Result<T, E>) -> bool {
@@ -195,8 +232,12 @@ impl<T: 'static, E: Failure> Cancel for Origin<T, E> {
 }
 
 impl<T: 'static, E: Failure> Source<T, E> for Origin<T, E> {
-    fn attach(&self, consumer: Consumer<T, E>) -> Option<Rc<dyn Runnable>> {
-        self.output.attach(consumer)
+    fn attach(self: Rc<Self>, consumer: Consumer<T, E>) -> Option<Rc<dyn Runnable>> {
+        let next = self.output.attach(consumer);
+        if next.is_none() {
+            self.list();
+        }
+        next
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<Result<T, E>> {
@@ -255,7 +296,8 @@ impl<T: 'static, E: Failure> Runnable for Origin<T, E> {
     }
 }
 
-/// The side that decides a [`Deferred`]. Dropped unused, it fails the Deferred with [`Interruption::Dropped`].
+/// The side that decides a [`Deferred`]. Dropped unused, it fails the Deferred with
+/// [`Interruption::Dropped`].
 pub struct Resolver<T, E> {
     /// `None` once it has decided.
     origin: Option<Rc<dyn Decide<T, E>>>,
@@ -285,8 +327,8 @@ impl<T: 'static, E: 'static> Resolver<T, E> {
         self.origin.as_ref().is_some_and(|origin| origin.is_wanted(self.role))
     }
 
-    /// Decides it with a value that must not be lost: if the Deferred is dropped before anybody has taken the value, which
-    /// may be now, `give_back` is called with it.
+    /// Decides it with a value that must not be lost: if the Deferred is dropped before anybody has taken the
+    /// value, which may be now, `give_back` is called with it.
     pub(crate) fn resolve_or_return(mut self, value: T, give_back: impl FnOnce(T) + 'static) {
         let role = self.role;
         match self.origin.take() {

@@ -19,8 +19,8 @@ use crate::reactor::transport::Transport;
 
 /// The reading direction of a [`Stream`] that was [split](Stream::split).
 ///
-/// When it is dropped before the [`WriteHalf`], the rest of the input is thrown away as it comes; when it is dropped last,
-/// the connection ends as that of a dropped stream does.
+/// When it is dropped before the [`WriteHalf`], the rest of the input is thrown away as it comes; when it is
+/// dropped last, the connection ends as that of a dropped stream does.
 pub struct ReadHalf {
     shared: Rc<Shared>,
     /// What `poll_fill_buf` has lent.
@@ -29,8 +29,8 @@ pub struct ReadHalf {
 
 /// The writing direction of a [`Stream`] that was [split](Stream::split).
 ///
-/// When it is dropped before the [`ReadHalf`], our side of the stream ends once what was written is flushed, and the peer
-/// reads an end; when it is dropped last, the connection ends as that of a dropped stream does.
+/// When it is dropped before the [`ReadHalf`], our side of the stream ends once what was written is flushed,
+/// and the peer reads an end; when it is dropped last, the connection ends as that of a dropped stream does.
 pub struct WriteHalf {
     shared: Rc<Shared>,
 }
@@ -373,46 +373,34 @@ impl AsyncBufRead for ReadHalf {
     }
 }
 
-impl AsyncWrite for &WriteHalf {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.shared.poll_write(cx, data)
-    }
+/// Implements `AsyncWrite` by what is behind `$shared`.
+macro_rules! async_write {
+    ($writer:ty, $($shared:ident).+) => {
+        impl AsyncWrite for $writer {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+                self.$($shared).+.poll_write(cx, data)
+            }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.shared.poll_write_vectored(cx, buffers)
-    }
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffers: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                self.$($shared).+.poll_write_vectored(cx, buffers)
+            }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_flush(cx)
-    }
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.$($shared).+.poll_flush(cx)
+            }
 
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_close(cx)
-    }
+            fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.$($shared).+.poll_close(cx)
+            }
+        }
+    };
 }
 
-impl AsyncWrite for WriteHalf {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.shared.poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.shared.poll_write_vectored(cx, buffers)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_flush(cx)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_close(cx)
-    }
-}
+async_write!(WriteHalf, shared);
+async_write!(&WriteHalf, shared);
+async_write!(Stream, writer.shared);
+async_write!(&Stream, writer.shared);

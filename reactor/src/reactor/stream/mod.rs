@@ -1,8 +1,9 @@
 //! [`Stream`]: a connection for a task, which reads and writes it where a protocol would be called.
 //!
-//! Behind it is a [protocol](StreamProtocol) like any other: it keeps what comes in a buffer, pauses reading while nobody
-//! takes it, and wakes whoever waits. What is written goes straight into the connection's outbox. So everything that holds
-//! for connections holds for streams: limits, time-outs, the ways to end, the order of bytes.
+//! Behind it is a [protocol](StreamProtocol) like any other: it keeps what comes in a buffer, pauses reading
+//! while nobody takes it, and wakes whoever waits. What is written goes straight into the connection's
+//! outbox. So everything that holds for connections holds for streams: limits, time-outs, the ways to end,
+//! the order of bytes.
 
 use std::fmt;
 use std::io;
@@ -11,11 +12,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
+use futures_io::{AsyncBufRead, AsyncRead};
 
 use crate::core::address::Address;
 use crate::net::reason::Reason;
 use crate::protocol::Protocol;
+use crate::reactor::handle::Handle;
 use crate::reactor::transport::Transport;
 
 mod halves;
@@ -32,10 +34,11 @@ use shared::Shared;
 
 /// A connection to read from and write to in a task.
 ///
-/// It comes from [`Handle::serve`](crate::Handle::serve), [`Handle::connect_stream`](crate::Handle::connect_stream), or, when a protocol has
-/// done its part, from [`Stream::take_over`]. It has its own methods for what tasks do, and implements the traits of the
-/// crate `futures-io` for the crates written for those. All take `&self`, so that one future can read while another writes;
-/// for two tasks there is [`split`](Self::split).
+/// It comes from [`Handle::serve`](crate::Handle::serve),
+/// [`Handle::connect_stream`](crate::Handle::connect_stream), or, when a protocol has done its part, from
+/// [`Stream::take_over`]. It has its own methods for what tasks do, and implements the traits of the crate
+/// `futures-io` for the crates written for those. All take `&self`, so that one future can read while another
+/// writes; for two tasks there is [`split`](Self::split).
 ///
 /// ```no_run
 /// use twistor::{Reactor, Stream};
@@ -55,30 +58,33 @@ use shared::Shared;
 ///
 /// # Back-pressure
 ///
-/// While 64 KiB wait to be read, the connection is not read, and its peer has to wait. While the output stands above the
-/// [high mark](Transport::set_watermarks), writing waits until the peer has taken it down to the low mark. What is written
-/// goes out at the end of the pass, or by [`flush`](Self::flush).
+/// While 64 KiB wait to be read, the connection is not read, and its peer has to wait. While the output
+/// stands above the [high mark](Transport::set_watermarks), writing waits until the peer has taken it down to
+/// the low mark. What is written goes out at the end of the pass, or by [`flush`](Self::flush).
 ///
 /// # Ends
 ///
-/// When the peer has finished, reading returns what came before, then says that there is no more; writing goes on. When
-/// the connection is lost, reading still returns what came before. Then an orderly end looks the same, and any other is an
-/// error whose kind tells the cause: `ConnectionReset`, `ConnectionAborted` (here, or the reactor stopped), `TimedOut` (a
-/// [time-out](Transport::set_timeouts) of the connection), `QuotaExceeded` (the write limit), `Other`. Writing to a lost
-/// connection is an error in any case. [`reason`](Self::reason) has the cause itself.
+/// When the peer has finished, reading returns what came before, then says that there is no more; writing
+/// goes on. When the connection is lost, reading still returns what came before. Then an orderly end looks
+/// the same, and any other is an error whose kind tells the cause: `ConnectionReset`, `ConnectionAborted`
+/// (here, or the reactor stopped), `TimedOut` (a [time-out](Transport::set_timeouts) of the connection),
+/// `QuotaExceeded` (the write limit), `Other`. Writing to a lost connection is an error in any case.
+/// [`reason`](Self::reason) has the cause itself.
 ///
-/// When the reactor stops, input ends as if the peer had finished, so that a task which serves until the end can end. What
-/// it writes before that is still sent, up to the drain time-out. A task with work to finish says
-/// [`outlast_stop`](Self::outlast_stop).
+/// When the reactor stops, input ends as if the peer had finished, so that a task which serves until the end
+/// can end. What it writes before that is still sent, up to the drain time-out. A task with work to finish
+/// says [`outlast_stop`](Self::outlast_stop).
 ///
-/// Dropping a stream [loses the connection](Transport::lose_connection) in good order: what was written is flushed, then
-/// our side is ended. If the drop is part of a panic, the connection is aborted with [`Reason::Panicked`].
+/// Dropping a stream [loses the connection](Transport::lose_connection) in good order: what was written is
+/// flushed, then our side is ended. If the drop is part of a panic, the connection is aborted with
+/// [`Reason::Panicked`].
 ///
 /// # Cancellation
 ///
-/// Dropping a future of a stream that is not finished cancels it, and loses no input: each read either takes all that it
-/// returns or leaves everything where it was. What a dropped write had queued is sent: that is nothing for
-/// [`write`](Self::write) and [`write_bytes`](Self::write_bytes), and may be a part for [`write_all`](Self::write_all).
+/// Dropping a future of a stream that is not finished cancels it, and loses no input: each read either takes
+/// all that it returns or leaves everything where it was. What a dropped write had queued is sent: that is
+/// nothing for [`write`](Self::write) and [`write_bytes`](Self::write_bytes), and may be a part for
+/// [`write_all`](Self::write_all).
 pub struct Stream {
     // In this order they are dropped.
     reader: ReadHalf,
@@ -90,8 +96,9 @@ impl Stream {
         Self { reader: ReadHalf::new(shared), writer: WriteHalf::new(shared) }
     }
 
-    /// Makes a stream of a connection that has a protocol, which is dropped when its current hook returns, or, called from
-    /// elsewhere, before its next hook. Bytes that it [gave back](Transport::unread) are the first that the stream reads.
+    /// Makes a stream of a connection that has a protocol, which is dropped when its current hook returns,
+    /// or, called from elsewhere, before its next hook. Bytes that it [gave back](Transport::unread) are the
+    /// first that the stream reads.
     ///
     /// ```
     /// use twistor::{Protocol, Stream, Transport};
@@ -166,8 +173,8 @@ impl Stream {
 
     // Reading.
 
-    /// Waits for input, and moves as much of it as there is and fits into `buffer`. Returns how many bytes that were; 0 at
-    /// the end, or for an empty buffer.
+    /// Waits for input, and moves as much of it as there is and fits into `buffer`. Returns how many bytes
+    /// that were; 0 at the end, or for an empty buffer.
     ///
     /// ```
     /// # use twistor::Stream;
@@ -190,18 +197,19 @@ impl Stream {
         self.reader.read(buffer)
     }
 
-    /// Waits until the whole `buffer` can be filled, and fills it. Until then nothing is taken: while it waits, the stream
-    /// keeps as much as that, also above the 64 KiB of other reads.
+    /// Waits until the whole `buffer` can be filled, and fills it. Until then nothing is taken: while it
+    /// waits, the stream keeps as much as that, also above the 64 KiB of other reads.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof`: the stream ended before; what came is still there to be read. Else as [`read`](Self::read).
+    /// `UnexpectedEof`: the stream ended before; what came is still there to be read. Else as
+    /// [`read`](Self::read).
     pub async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
         self.reader.read_exact(buffer).await
     }
 
-    /// Waits for input and takes at most `limit` bytes of it; `None` at the end. Where all that is there is taken, it is
-    /// not copied.
+    /// Waits for input and takes at most `limit` bytes of it; `None` at the end. Where all that is there is
+    /// taken, it is not copied.
     ///
     /// # Errors
     ///
@@ -210,22 +218,24 @@ impl Stream {
         self.reader.read_chunk(limit).await
     }
 
-    /// Waits for a `delimiter` and takes everything up to and with it; at the end of the stream, what there is without one,
-    /// then `None`.
+    /// Waits for a `delimiter` and takes everything up to and with it; at the end of the stream, what there
+    /// is without one, then `None`.
     ///
     /// # Errors
     ///
-    /// `InvalidData`: there is none among the first `limit` bytes; nothing was taken. Else as [`read`](Self::read).
+    /// `InvalidData`: there is none among the first `limit` bytes; nothing was taken. Else as
+    /// [`read`](Self::read).
     pub async fn read_until(&self, delimiter: u8, limit: usize) -> io::Result<Option<Bytes>> {
         self.reader.read_until(delimiter, limit).await
     }
 
-    /// Waits for a line of at most `limit` bytes, with its end (`\n` or `\r\n`), and takes it; returns it without. At the
-    /// end of the stream, what there is without an end, then `None`.
+    /// Waits for a line of at most `limit` bytes, with its end (`\n` or `\r\n`), and takes it; returns it
+    /// without. At the end of the stream, what there is without an end, then `None`.
     ///
     /// # Errors
     ///
-    /// `InvalidData`: the line is longer, and nothing was taken; or it is not UTF-8. Else as [`read`](Self::read).
+    /// `InvalidData`: the line is longer, and nothing was taken; or it is not UTF-8. Else as
+    /// [`read`](Self::read).
     pub async fn read_line(&self, limit: usize) -> io::Result<Option<String>> {
         self.reader.read_line(limit).await
     }
@@ -234,8 +244,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// `InvalidData`: more than `limit` bytes came, and nothing was taken. `UnexpectedEof`: the reactor is stopping, and
-    /// nobody knows whether that was all. Else as [`read`](Self::read).
+    /// `InvalidData`: more than `limit` bytes came, and nothing was taken. `UnexpectedEof`: the reactor is
+    /// stopping, and nobody knows whether that was all. Else as [`read`](Self::read).
     pub async fn read_to_end(&self, limit: usize) -> io::Result<Bytes> {
         self.reader.read_to_end(limit).await
     }
@@ -248,8 +258,8 @@ impl Stream {
 
     // Writing.
 
-    /// Waits until the connection takes output, and queues a copy of as much of `data` as it takes; returns how many bytes
-    /// that were.
+    /// Waits until the connection takes output, and queues a copy of as much of `data` as it takes; returns
+    /// how many bytes that were.
     ///
     /// # Errors
     ///
@@ -285,8 +295,8 @@ impl Stream {
         self.writer.flush().await
     }
 
-    /// Ends our side of the stream, and waits until the kernel has taken all that was written before. The peer reads that,
-    /// and then the end. Reading goes on; writing is an error from now on.
+    /// Ends our side of the stream, and waits until the kernel has taken all that was written before. The
+    /// peer reads that, and then the end. Reading goes on; writing is an error from now on.
     ///
     /// # Errors
     ///
@@ -297,7 +307,8 @@ impl Stream {
 
     // Ends.
 
-    /// Waits until the connection is lost, and says why. Input that nobody reads keeps the end of the peer from being seen.
+    /// Waits until the connection is lost, and says why. Input that nobody reads keeps the end of the peer
+    /// from being seen.
     pub async fn closed(&self) -> Reason {
         self.writer.closed().await
     }
@@ -324,6 +335,28 @@ impl Stream {
     #[must_use]
     pub fn transport(&self) -> &Transport {
         self.writer.transport()
+    }
+
+    /// The reactor.
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::time::Duration;
+    /// use twistor::{Reactor, Stream};
+    ///
+    /// # fn main() -> io::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// reactor.serve("tcp:0:interface=127.0.0.1", async |stream: Stream| {
+    ///     stream.write_all(b"one moment\r\n").await?;
+    ///     stream.reactor().sleep(Duration::from_secs(1)).await;
+    ///     stream.write_all(b"here it is\r\n").await
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn reactor(&self) -> &Handle {
+        self.transport().reactor()
     }
 
     /// Where the peer is.
@@ -373,37 +406,3 @@ impl AsyncRead for &Stream {
         Pin::new(&mut &self.reader).poll_read(cx, buffer)
     }
 }
-
-/// Passes the methods of `AsyncWrite` on to the writing half.
-macro_rules! write_by_half {
-    ($stream:ty) => {
-        impl AsyncWrite for $stream {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                data: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut &self.writer).poll_write(cx, data)
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buffers: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut &self.writer).poll_write_vectored(cx, buffers)
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut &self.writer).poll_flush(cx)
-            }
-
-            fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut &self.writer).poll_close(cx)
-            }
-        }
-    };
-}
-
-write_by_half!(Stream);
-write_by_half!(&Stream);

@@ -12,8 +12,9 @@ use crate::reactor::transport::Transport;
 
 /// A protocol that makes a [`Stream`] of its connection and hands it out when the connection is made.
 ///
-/// [`Handle::connect_stream`](crate::Handle::connect_stream) and [`Handle::serve`](crate::Handle::serve) are made of it. It is for whatever
-/// else takes a protocol: a reconnecting client, an adopted descriptor, a kind of endpoint of one's own.
+/// [`Handle::connect_stream`](crate::Handle::connect_stream) and [`Handle::serve`](crate::Handle::serve) are
+/// made of it. It is for whatever else takes a protocol: a reconnecting client, an adopted descriptor, a kind
+/// of endpoint of one's own.
 ///
 /// ```no_run
 /// use twistor::{Reactor, Stream, StreamProtocol};

@@ -17,7 +17,7 @@ use crate::reactor::connect_error::ConnectError;
 use crate::reactor::connecting;
 use crate::reactor::deferred::Deferred;
 use crate::reactor::handle::Handle;
-use crate::reactor::listening::Port;
+use crate::reactor::listening::{Hold, Port};
 
 /// Limits of a port that [serves with tasks](Handle::serve_with).
 ///
@@ -55,10 +55,9 @@ impl ServeOptions {
         Self { max_connections: usize::MAX, timeouts: Timeouts::new() }
     }
 
-    /// At most so many connections at a time, at least one. While there are, nothing is accepted: further connections wait
-    /// in the kernel. One counts until its task has ended and it is lost itself: also while its last output is on the way.
-    ///
-    /// It pauses and resumes the port: one that you have paused yourself accepts again when a place becomes free.
+    /// At most so many connections at a time, at least one. While there are, nothing is accepted: further
+    /// connections wait in the kernel. One counts until its task has ended and it is lost itself: also while
+    /// its last output is on the way.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.max_connections = count.max(1);
         self
@@ -114,7 +113,7 @@ impl Admitted {
         if admission.count.get() >= admission.limit
             && let Some(port) = admission.port.get()
         {
-            port.pause_accepting();
+            port.hold(Hold::Full);
         }
         Self(Rc::clone(admission))
     }
@@ -127,7 +126,7 @@ impl Drop for Admitted {
         if count == self.0.limit
             && let Some(port) = self.0.port.get()
         {
-            port.resume_accepting();
+            port.release(Hold::Full);
         }
     }
 }
@@ -166,11 +165,13 @@ impl<R: Served + 'static, F: AsyncFn(Stream) -> R + 'static> Factory for Serving
 }
 
 impl Handle {
-    /// Listens at `endpoint`, and runs a task for each connection: the future that `handler` makes of its stream.
+    /// Listens at `endpoint`, and runs a task for each connection: the future that `handler` makes of its
+    /// stream.
     ///
-    /// The endpoint is whatever [`listen`](Self::listen) takes. When the task ends, the connection does, in good order
-    /// (unless it gave the stream to somebody else). An error that it returns is logged at the level debug, with the peer:
-    /// that a peer goes away is no news. A task that panics ends only its own connection.
+    /// The endpoint is whatever [`listen`](Self::listen) takes. When the task ends, the connection does, in
+    /// good order (unless it gave the stream to somebody else). An error that it returns is logged at the
+    /// level debug, with the peer: that a peer goes away is no news. A task that panics ends only its own
+    /// connection.
     ///
     /// ```
     /// use twistor::{Reactor, Stream};
@@ -231,8 +232,8 @@ impl Handle {
         Ok(port)
     }
 
-    /// Connects to `endpoint`, which is whatever [`connect`](Self::connect) takes. The outcome is the stream, or why there
-    /// is none. Cancelling the Deferred ends the attempt.
+    /// Connects to `endpoint`, which is whatever [`connect`](Self::connect) takes. The outcome is the stream,
+    /// or why there is none. Cancelling the Deferred ends the attempt.
     ///
     /// ```no_run
     /// # async fn fetch(reactor: &twistor::Handle) -> Result<(), Box<dyn std::error::Error>> {

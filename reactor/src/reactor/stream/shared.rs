@@ -1,8 +1,9 @@
-//! What the handles of a stream and its protocol share: the bytes that nobody has read yet, how each direction ended,
-//! who waits.
+//! What the handles of a stream and its protocol share: the bytes that nobody has read yet, how each
+//! direction ended, who waits.
 //!
-//! Input is counted wherever it is, in the buffer here or lent to a reader, and reading is paused while there is too
-//! much. Output is not here at all: it goes into the outbox of the connection, whose marks say whether a writer waits.
+//! Input is counted wherever it is, in the buffer here or lent to a reader, and reading is paused while there
+//! is too much. Output is not here at all: it goes into the outbox of the connection, whose marks say whether
+//! a writer waits.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
@@ -21,7 +22,8 @@ use crate::reactor::transport::{AT_ONCE_FROM, Transport};
 
 /// Reading pauses when so many bytes wait for a reader, and goes on when fewer than half of them do.
 const INPUT_LIMIT: usize = 64 * 1024;
-/// What a writer below the high mark may write at least, so that the last bytes below it do not go one by one.
+/// What a writer below the high mark may write at least, so that the last bytes below it do not go one by
+/// one.
 const LEAST_ROOM: usize = 4 * 1024;
 
 /// How input ended.
@@ -164,8 +166,8 @@ impl Shared {
 
     // Reading.
 
-    /// Waits until `enough`, which is shown what is there and says how much of it is taken, is satisfied, or no more
-    /// comes: then it is `None`. What `lent` holds comes first.
+    /// Waits until `enough`, which is shown what is there and says how much of it is taken, is satisfied, or
+    /// no more comes: then it is `None`. What `lent` holds comes first.
     ///
     /// `wanted` is how many bytes may have to be there for that.
     #[inline]

@@ -1,14 +1,14 @@
 //! Tasks that wait for something of a stream to change.
 //!
-//! Nearly always there is none or one, and it is the same one again and again. So its waker is kept from one time to the
-//! next, and neither cloned nor dropped while a message goes through. Wakers are foreign code: each is cloned, woken and
-//! dropped with nothing borrowed.
+//! Nearly always there is none or one, and it is the same one again and again. So its waker is kept from one
+//! time to the next, and neither cloned nor dropped while a message goes through. Wakers are foreign code:
+//! each is cloned, woken and dropped with nothing borrowed.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
-/// As many may wait at once; above that the longest waiting is woken, and may wait again. (Those whose future was dropped
-/// stay on the list until then.)
+/// As many may wait at once; above that the longest waiting is woken, and may wait again. (Those whose future
+/// was dropped stay on the list until then.)
 const LIMIT: usize = 16;
 
 /// Who waits.

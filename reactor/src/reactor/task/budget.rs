@@ -1,6 +1,8 @@
-//! How much of the loop's time a task may take at one go: so many operations of the futures that it is made of.
+//! How much of the loop's time a task may take at one go: so many operations of the futures that it is made
+//! of.
 //!
-//! The count is the thread's, as only one task is polled there at a time; one that runs another reactor lends it none.
+//! The count is the thread's, as only one task is polled there at a time; one that runs another reactor lends
+//! it none.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -36,8 +38,8 @@ pub(crate) fn lift() -> Outer {
     Outer(LEFT.replace(UNLIMITED))
 }
 
-/// Called by every future that could go on at once, ahead of doing so: `Pending`, with the task woken again, when the
-/// task has had its turn.
+/// Called by every future that could go on at once, ahead of doing so: `Pending`, with the task woken again,
+/// when the task has had its turn.
 #[inline]
 pub(crate) fn poll_turn(cx: &Context<'_>) -> Poll<()> {
     match LEFT.get() {

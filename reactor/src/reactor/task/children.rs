@@ -1,7 +1,7 @@
 //! Many futures in one: each child has a waker of its own, so that only those are polled that were woken.
 //!
-//! The wakers put the child's number into a list that is shared with whatever thread they are used on, and wake whoever
-//! polls the whole. Children are polled in the order in which they were woken.
+//! The wakers put the child's number into a list that is shared with whatever thread they are used on, and
+//! wake whoever polls the whole. Children are polled in the order in which they were woken.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -99,8 +99,8 @@ impl<F: Future + ?Sized> Children<F> {
         children
     }
 
-    /// Adds a child, to be polled in the next round. It may get the number of one that has ended; a late waker of that one
-    /// has it polled once more than it asked for.
+    /// Adds a child, to be polled in the next round. It may get the number of one that has ended; a late
+    /// waker of that one has it polled once more than it asked for.
     pub(super) fn push(&mut self, future: Pin<Box<F>>) {
         let number = self.free.pop().unwrap_or(self.children.len());
         let state =
@@ -120,8 +120,8 @@ impl<F: Future + ?Sized> Children<F> {
         self.left
     }
 
-    /// Polls those that were woken, or some of them and wakes `cx` again. `done` is told of each that ends, by its
-    /// number, and may break the round off.
+    /// Polls those that were woken, or some of them and wakes `cx` again. `done` is told of each that ends,
+    /// by its number, and may break the round off.
     pub(super) fn poll_woken(
         &mut self,
         cx: &Context<'_>,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::future::Future;
 
 use crate::core::interruption::Interruption;
-use crate::reactor::deferred::{Completed, Deferred, Failure, MaybeDeferred};
+use crate::reactor::deferred::{Completed, Deferred, Done, Failure, MaybeDeferred};
 use crate::reactor::handle::Handle;
 use crate::reactor::task::Task;
 
@@ -37,8 +37,8 @@ impl<T: 'static> Task<T> {
 }
 
 impl<T: 'static, E: Failure> Deferred<T, E> {
-    /// Runs a future as a task; its outcome is that of the Deferred, and if it panics or is cancelled, that is the error.
-    /// Cancelling the Deferred cancels the task.
+    /// Runs a future as a task; its outcome is that of the Deferred, and if it panics or is cancelled, that
+    /// is the error. Cancelling the Deferred cancels the task.
     ///
     /// ```
     /// use twistor::{Deferred, Reactor};
@@ -68,20 +68,14 @@ impl<T: 'static, E: Failure> Deferred<T, E> {
 
 /// A hook that returns a task is over when the task has ended.
 impl MaybeDeferred for Task<()> {
-    fn when_done(
-        self,
-        done: impl FnOnce(&Handle, Result<(), Box<dyn Error>>) + 'static,
-    ) -> Option<Completed> {
+    fn when_done(self, done: impl Done) -> Option<Completed> {
         self.on_done(move |handle, outcome| done(handle, outcome.map_err(Into::into)));
         None
     }
 }
 
 impl<E: Into<Box<dyn Error>> + 'static> MaybeDeferred for Task<Result<(), E>> {
-    fn when_done(
-        self,
-        done: impl FnOnce(&Handle, Result<(), Box<dyn Error>>) + 'static,
-    ) -> Option<Completed> {
+    fn when_done(self, done: impl Done) -> Option<Completed> {
         self.on_done(move |handle, outcome| {
             done(handle, outcome.map_err(Into::into).and_then(|outcome| outcome.map_err(Into::into)));
         });

@@ -1,8 +1,8 @@
 //! The reactor's side of tasks: where they live, how they are polled, how they end.
 //!
-//! A task is a slot. Its future is taken out of the slot while it is polled and while it is dropped, so that both
-//! happen with nothing borrowed. What the future waits for keeps a waker, which puts the slot's token into the callback
-//! queue; a token that comes too late names no slot any more.
+//! A task is a slot. Its future is taken out of the slot while it is polled and while it is dropped, so that
+//! both happen with nothing borrowed. What the future waits for keeps a waker, which puts the slot's token
+//! into the callback queue; a token that comes too late names no slot any more.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
@@ -294,7 +294,8 @@ impl Inner {
         }
     }
 
-    /// Marks a task as cancelled; the loop drops its future. False when it has ended, or was cancelled before.
+    /// Marks a task as cancelled; the loop drops its future. False when it has ended, or was cancelled
+    /// before.
     pub(super) fn cancel_task(&self, token: Token) -> bool {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.slots.get_mut(token) else { return false };
@@ -438,8 +439,8 @@ impl Inner {
         .collect()
     }
 
-    /// Drops the futures of all tasks that have not ended, with whoever waits for them; no hook is called. False when
-    /// there were none.
+    /// Drops the futures of all tasks that have not ended, with whoever waits for them; no hook is called.
+    /// False when there were none.
     pub(crate) fn drop_tasks(&self) -> bool {
         let tokens: Vec<_> = {
             let tasks = self.tasks.borrow();

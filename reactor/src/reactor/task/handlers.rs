@@ -1,7 +1,7 @@
 //! Async closures as hooks: each is a task that waits for what is to come and handles one after the other.
 //!
-//! What hooks is registered by the call itself, so that nothing is missed before the task's first turn; it ends with the
-//! task, whose future owns it.
+//! What hooks is registered by the call itself, so that nothing is missed before the task's first turn; it
+//! ends with the task, whose future owns it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::reactor::events::Events;
 use crate::reactor::handle::Handle;
 use crate::reactor::looping::Grid;
+use crate::reactor::stats::Counters;
 use crate::reactor::task::Task;
 use crate::reactor::task::budget;
 
@@ -32,6 +33,8 @@ struct Backlog<E> {
     waiting: VecDeque<E>,
     waker: Option<Waker>,
     is_closed: bool,
+    /// One was dropped, which was logged, and not everything is handled since.
+    has_dropped: bool,
 }
 
 /// The hook's side of a backlog; closes it when it is dropped.
@@ -41,7 +44,7 @@ struct Feed<E>(Rc<RefCell<Backlog<E>>>);
 struct Fed<E>(Rc<RefCell<Backlog<E>>>);
 
 fn backlog<E>() -> (Feed<E>, Fed<E>) {
-    let shared = Backlog { waiting: VecDeque::new(), waker: None, is_closed: false };
+    let shared = Backlog { waiting: VecDeque::new(), waker: None, is_closed: false, has_dropped: false };
     let shared = Rc::new(RefCell::new(shared));
     (Feed(Rc::clone(&shared)), Fed(shared))
 }
@@ -49,6 +52,19 @@ fn backlog<E>() -> (Feed<E>, Fed<E>) {
 impl<E> Feed<E> {
     fn push(&self, event: E) {
         self.change(|backlog| backlog.waiting.push_back(event));
+    }
+
+    /// Whether so many wait that the next one is to be dropped. Logs that once, until the task has caught up.
+    fn is_full(&self, limit: usize, made_at: &Location<'_>) -> bool {
+        let mut backlog = self.0.borrow_mut();
+        let is_full = backlog.waiting.len() >= limit;
+        if is_full && !std::mem::replace(&mut backlog.has_dropped, true) {
+            drop(backlog);
+            log::error!(
+                "a handler of an event set at {made_at} is {limit} events behind: further ones are dropped"
+            );
+        }
+        is_full
     }
 
     /// Events that tell nothing but that there was one count once.
@@ -82,6 +98,7 @@ impl<E> Fed<E> {
     async fn next(&self) -> Option<E> {
         poll_fn(|cx| {
             if self.0.borrow().waiting.is_empty() {
+                self.0.borrow_mut().has_dropped = false;
                 if self.0.borrow().is_closed {
                     return Poll::Ready(None);
                 }
@@ -129,8 +146,8 @@ impl Handle {
         self.spawn(async move { f(handle).await })
     }
 
-    /// Runs an async closure as a task after a while: never early, measured from now. Cancelling the task takes back the
-    /// call as well.
+    /// Runs an async closure as a task after a while: never early, measured from now. Cancelling the task
+    /// takes back the call as well.
     ///
     /// ```
     /// use std::time::Duration;
@@ -160,8 +177,8 @@ impl Handle {
         })
     }
 
-    /// Calls an async closure at regular intervals, the first time after one interval; never while it is still busy
-    /// with the call before. It is told how many slots of the grid were skipped for that, as with
+    /// Calls an async closure at regular intervals, the first time after one interval; never while it is
+    /// still busy with the call before. It is told how many slots of the grid were skipped for that, as with
     /// [`every`](Self::every). Cancel the task to end it.
     ///
     /// ```
@@ -194,8 +211,8 @@ impl Handle {
         })
     }
 
-    /// As [`add_reader`](Self::add_reader), with an async closure: the descriptor is looked at again when the call before has
-    /// ended. A panic ends the watch, and so does cancelling the task.
+    /// As [`add_reader`](Self::add_reader), with an async closure: the descriptor is looked at again when the
+    /// call before has ended. A panic ends the watch, and so does cancelling the task.
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -248,8 +265,9 @@ impl Handle {
         Ok(self.spawn(handle_readiness(self.clone(), watch, fed, f)))
     }
 
-    /// As [`on_signal`](Self::on_signal), with an async closure: deliveries during a call count as one, which is handled
-    /// after it. A call that panics is logged, and later signals are handled all the same. Cancel the task to end it.
+    /// As [`on_signal`](Self::on_signal), with an async closure: deliveries during a call count as one, which
+    /// is handled after it. A call that panics is logged, and later signals are handled all the same. Cancel
+    /// the task to end it.
     ///
     /// ```no_run
     /// use twistor::{Reactor, Signal, task};
@@ -308,11 +326,13 @@ async fn handle_readiness(
 }
 
 impl<E: Clone + 'static> Events<E> {
-    /// As [`on`](Self::on), with an async closure, which is given each event when it has handled the one before. Events that come
-    /// meanwhile wait; nothing limits how many.
+    /// As [`on`](Self::on), with an async closure, which is given each event when it has handled the one
+    /// before. Events that come meanwhile wait, as far as there is [room](Self::set_backlog_limit). Those
+    /// that come when there is none are dropped for this handler, counted in
+    /// [`Stats::dropped_events`](crate::Stats::dropped_events), and the log says so once.
     ///
-    /// A call that panics is logged, and later events are handled all the same. The task ends when the last clone of this is gone
-    /// and everything is handled; cancel it to end it before.
+    /// A call that panics is logged, and later events are handled all the same. The task ends when the last
+    /// clone of this is gone and everything is handled; cancel it to end it before.
     ///
     /// ```
     /// use std::time::Duration;
@@ -337,8 +357,15 @@ impl<E: Clone + 'static> Events<E> {
     #[track_caller]
     pub fn on_async(&self, mut f: impl AsyncFnMut(Handle, E) + 'static) -> Task<()> {
         let (feed, fed) = backlog();
-        let subscription = self.on(move |_, event: &E| feed.push(event.clone()));
         let (handle, here) = (self.handle().clone(), Location::caller());
+        let limit = Rc::clone(self.backlog_limit());
+        let subscription = self.on(move |handle, event: &E| {
+            if !feed.is_full(limit.get(), here) {
+                feed.push(event.clone());
+            } else if let Some(inner) = handle.inner() {
+                Counters::bump(&inner.counters.dropped_events);
+            }
+        });
         let end = AtEnd(move || {
             subscription.cancel();
         });

@@ -13,7 +13,8 @@ use crate::reactor::handle::Handle;
 use crate::reactor::task::{Sleep, Task};
 
 pin_project! {
-    /// A future that is given so much time. Made by [`timeout`](crate::task::timeout) and [`Handle::timeout`].
+    /// A future that is given so much time. Made by [`timeout`](crate::task::timeout) and
+    /// [`Handle::timeout`].
     #[must_use = "time passes only for who waits"]
     pub struct Timeout<F> {
         #[pin]

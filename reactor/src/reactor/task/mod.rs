@@ -1,8 +1,8 @@
 //! Tasks: futures that the loop runs, and what they are made of.
 //!
-//! A task is spawned with [`Handle::spawn`] or [`spawn`]. It runs on the loop's thread, in the phase of the callbacks,
-//! whenever something that it waits for has woken it; so it shares data with hooks and other tasks as callbacks do,
-//! in an `Rc<RefCell<_>>`. No borrow may be held across an `.await`.
+//! A task is spawned with [`Handle::spawn`] or [`spawn`]. It runs on the loop's thread, in the phase of the
+//! callbacks, whenever something that it waits for has woken it; so it shares data with hooks and other tasks
+//! as callbacks do, in an `Rc<RefCell<_>>`. No borrow may be held across an `.await`.
 //!
 //! The functions of this module use the reactor whose hook or task is running on this thread
 //! ([`Handle::current`]), and panic where there is none.
@@ -61,12 +61,13 @@ pub use sleep::Sleep;
 /// A future that the loop runs, and what it will come to.
 ///
 /// It is a future itself: awaiting it gives the output, or the [`Interruption`] that ended the task: it was
-/// [cancelled](Self::cancel), or it panicked. Other ways to hear of the end are [`on_done`](Self::on_done), and not to:
-/// dropping a `Task` lets the task go on by itself. But one that is dropped *while it is waited for* is cancelled: what
-/// waited for it has been cancelled or given up, and with it goes what it was waiting for. See
-/// [`shield`](Self::shield).
+/// [cancelled](Self::cancel), or it panicked. Other ways to hear of the end are [`on_done`](Self::on_done),
+/// and not to: dropping a `Task` lets the task go on by itself. But one that is dropped *while it is waited
+/// for* is cancelled: what waited for it has been cancelled or given up, and with it goes what it was waiting
+/// for. See [`shield`](Self::shield).
 ///
-/// Awaited again after its outcome was taken, and after the reactor is gone, it says [`Interruption::Dropped`].
+/// Awaited again after its outcome was taken, and after the reactor is gone, it says
+/// [`Interruption::Dropped`].
 ///
 /// ```
 /// use twistor::Interruption;
@@ -129,11 +130,12 @@ impl<T: 'static> Task<T> {
 
 impl<T> Task<T> {
     /// Ends the task: the loop drops its future, at its next turn, where it waits now. The outcome is
-    /// [`Interruption::Cancelled`]. False, and nothing happens, when the task has ended or was cancelled before.
+    /// [`Interruption::Cancelled`]. False, and nothing happens, when the task has ended or was cancelled
+    /// before.
     ///
-    /// The future is dropped, not told: what it has to do at its end is for the destructors of what it holds. One that is
-    /// being polled right now goes on to its next `.await` that has to wait; if it ends before it comes to one, its output is
-    /// dropped, too.
+    /// The future is dropped, not told: what it has to do at its end is for the destructors of what it holds.
+    /// One that is being polled right now goes on to its next `.await` that has to wait; if it ends before it
+    /// comes to one, its output is dropped, too.
     #[allow(clippy::must_use_candidate, reason = "most do not ask whether there was anything to cancel")]
     pub fn cancel(&self) -> bool {
         self.handle.inner().is_some_and(|inner| inner.cancel_task(self.token))
@@ -216,11 +218,12 @@ impl fmt::Debug for TaskCanceller {
 impl Handle {
     /// Has the loop run `future`, from its next turn on.
     ///
-    /// The future need not be `Send`: it stays on the loop's thread. It is dropped there too, when it has ended, was
-    /// cancelled, or the reactor ends. A panic in it is logged and ends the task alone.
+    /// The future need not be `Send`: it stays on the loop's thread. It is dropped there too, when it has
+    /// ended, was cancelled, or the reactor ends. A panic in it is logged and ends the task alone.
     ///
-    /// A task may finish 128 operations (a sleep that is over, a value that is there, a read) at one go, then it is another's turn:
-    /// one that always finds something to do does not keep the loop from its other work.
+    /// A task may finish 128 operations (a sleep that is over, a value that is there, a read) at one go, then
+    /// it is another's turn: one that always finds something to do does not keep the loop from its other
+    /// work.
     #[track_caller]
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
         self.spawn_at(Location::caller(), future)
@@ -252,11 +255,11 @@ impl Handle {
 }
 
 impl Reactor {
-    /// Runs the loop until `future` has ended, and returns its output. Everything else runs meanwhile, and stays when this
-    /// returns: the loop can run again.
+    /// Runs the loop until `future` has ended, and returns its output. Everything else runs meanwhile, and
+    /// stays when this returns: the loop can run again.
     ///
-    /// If the reactor is [stopped](Handle::stop), the shutdown is gone through first; the future runs meanwhile, and
-    /// if it has not ended by the end of it, it is dropped.
+    /// If the reactor is [stopped](Handle::stop), the shutdown is gone through first; the future runs
+    /// meanwhile, and if it has not ended by the end of it, it is dropped.
     ///
     /// ```
     /// use std::time::Duration;
@@ -275,8 +278,8 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run). Or the future ended without an output, and the error carries an [`Interruption`]: `Panicked`,
-    /// or `Cancelled` when the reactor stopped before it.
+    /// As [`run`](Self::run). Or the future ended without an output, and the error carries an
+    /// [`Interruption`]: `Panicked`, or `Cancelled` when the reactor stopped before it.
     #[track_caller]
     pub fn run_until_complete<F: Future + 'static>(&self, future: F) -> io::Result<F::Output> {
         let mut task = self.spawn(future);
@@ -294,10 +297,11 @@ impl Reactor {
     }
 }
 
-/// Makes a reactor, runs `main` on it until that has ended, and closes the reactor: a whole program in one call.
+/// Makes a reactor, runs `main` on it until that has ended, and closes the reactor: a whole program in one
+/// call.
 ///
-/// `main` is given a [`Handle`]. What it has started and not waited for is dropped when it ends. SIGINT and SIGTERM
-/// [stop](Handle::stop) the reactor, and `main` with it.
+/// `main` is given a [`Handle`]. What it has started and not waited for is dropped when it ends. SIGINT and
+/// SIGTERM [stop](Handle::stop) the reactor, and `main` with it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -361,8 +365,8 @@ pub fn sleep_until(at: Instant) -> Sleep {
     current().sleep_until(at)
 }
 
-/// Gives `future` so much time from now; then it is dropped, and [`Interruption::TimedOut`] is the outcome. See
-/// [`Handle::timeout`].
+/// Gives `future` so much time from now; then it is dropped, and [`Interruption::TimedOut`] is the outcome.
+/// See [`Handle::timeout`].
 ///
 /// # Panics
 ///

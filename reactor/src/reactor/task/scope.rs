@@ -1,7 +1,7 @@
 //! Structured concurrency: [`scope`], whose children end before it does.
 //!
-//! The children are not tasks: they are part of the scope's own future, which polls those that were woken. So they may
-//! borrow what the scope may, and whoever drops the scope has dropped them.
+//! The children are not tasks: they are part of the scope's own future, which polls those that were woken. So
+//! they may borrow what the scope may, and whoever drops the scope has dropped them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -34,8 +34,8 @@ pub struct Scope<'env, E> {
 }
 
 impl<'env, E: From<Interruption> + 'env> Scope<'env, E> {
-    /// Runs `future` until it ends, or the scope does. An error that it ends with ends the scope, and so does a panic, as
-    /// [`Interruption::Panicked`].
+    /// Runs `future` until it ends, or the scope does. An error that it ends with ends the scope, and so does
+    /// a panic, as [`Interruption::Panicked`].
     ///
     /// What is returned can be awaited for the value, and need not be.
     #[track_caller]
@@ -146,8 +146,8 @@ impl<T, E: From<Interruption>, F: Future<Output = Result<T, E>>> Future for Chil
 
 /// A child of a [`scope`]: a future of its value.
 ///
-/// It says [`Interruption::Cancelled`] when the child failed, or the scope was over before it. Dropping it changes
-/// nothing: the child belongs to the scope.
+/// It says [`Interruption::Cancelled`] when the child failed, or the scope was over before it. Dropping it
+/// changes nothing: the child belongs to the scope.
 pub struct ScopedChild<T> {
     place: Rc<RefCell<Place<T>>>,
 }
@@ -194,10 +194,11 @@ impl<E> Drop for Closing<'_, '_, E> {
 
 /// Runs `body` and the children that it spawns; is ready when all of them have ended.
 ///
-/// The first error, of the body or of a child, drops everything else in the scope and is its outcome. Dropping the scope
-/// drops the children at once. So nothing of what was begun in it goes on after it.
+/// The first error, of the body or of a child, drops everything else in the scope and is its outcome.
+/// Dropping the scope drops the children at once. So nothing of what was begun in it goes on after it.
 ///
-/// Children may borrow what lives longer than the scope, and may spawn further ones through a clone of the [`Scope`].
+/// Children may borrow what lives longer than the scope, and may spawn further ones through a clone of the
+/// [`Scope`].
 ///
 /// ```
 /// use std::time::Duration;

@@ -20,8 +20,8 @@ pub struct Many;
 #[derive(Debug)]
 pub struct Tuple<'a>(std::marker::PhantomData<&'a ()>);
 
-/// What [`gather`] takes: anything that iterates over futures, and tuples of up to eight different ones. `Kind` is for
-/// the compiler to find out.
+/// What [`gather`] takes: anything that iterates over futures, and tuples of up to eight different ones.
+/// `Kind` is for the compiler to find out.
 pub trait Gather<Kind> {
     /// The outputs: a `Vec` of them, or a tuple.
     type Outputs;
@@ -43,8 +43,8 @@ pub trait TryGather<Kind> {
     fn try_gather(self) -> impl Future<Output = Result<Self::Outputs, Self::Error>>;
 }
 
-/// What [`race`], [`any`] and [`as_completed`] take: anything that iterates over futures, and tuples of up to eight
-/// different ones with outputs of the same type. `Kind` is for the compiler to find out.
+/// What [`race`], [`any`] and [`as_completed`] take: anything that iterates over futures, and tuples of up to
+/// eight different ones with outputs of the same type. `Kind` is for the compiler to find out.
 pub trait Runners<Kind> {
     /// What each comes to.
     type Output;
@@ -239,11 +239,11 @@ tuples! {
     (A OutA, B OutB, C OutC, D OutD, E OutE, F OutF, G OutG, H OutH);
 }
 
-/// Waits for all of `futures`, which run at the same time, and returns their outputs in the order of the futures,
-/// whichever ended first.
+/// Waits for all of `futures`, which run at the same time, and returns their outputs in the order of the
+/// futures, whichever ended first.
 ///
-/// They are a tuple of up to eight different futures, or anything that iterates over futures of one type; then only
-/// those are polled that were woken, however many they are. Dropping the whole drops them all.
+/// They are a tuple of up to eight different futures, or anything that iterates over futures of one type;
+/// then only those are polled that were woken, however many they are. Dropping the whole drops them all.
 ///
 /// ```
 /// use std::time::Duration;
@@ -286,8 +286,9 @@ pub async fn try_gather<Kind, G: TryGather<Kind>>(futures: G) -> Result<G::Outpu
     futures.try_gather().await
 }
 
-/// Runs all of `runners` at the same time until the first has ended, and returns its place among them and its output. The
-/// others are dropped. All are polled once before a winner is named; of those that end then, the first in order wins.
+/// Runs all of `runners` at the same time until the first has ended, and returns its place among them and its
+/// output. The others are dropped. All are polled once before a winner is named; of those that end then, the
+/// first in order wins.
 ///
 /// ```
 /// use std::time::Duration;
@@ -326,8 +327,8 @@ pub async fn race<Kind, R: Runners<Kind>>(runners: R) -> Result<(usize, R::Outpu
     Ok(winner.await)
 }
 
-/// Runs all of `runners` at the same time until one has succeeded, and returns its place among them and its value. The
-/// others are dropped.
+/// Runs all of `runners` at the same time until one has succeeded, and returns its place among them and its
+/// value. The others are dropped.
 ///
 /// ```
 /// use twistor::task;
@@ -390,7 +391,8 @@ pub fn as_completed<Kind, R: Runners<Kind>>(runners: R) -> AsCompleted<R::Future
     AsCompleted { children: Children::of(runners.into_futures()), ended: VecDeque::new() }
 }
 
-/// Futures that run at the same time, one output after the other. See [`as_completed`]. Dropping it drops them.
+/// Futures that run at the same time, one output after the other. See [`as_completed`]. Dropping it drops
+/// them.
 #[must_use = "the futures run only while it is awaited"]
 pub struct AsCompleted<F: Future + ?Sized> {
     children: Children<F>,

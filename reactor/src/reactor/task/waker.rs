@@ -1,4 +1,5 @@
-//! How a task is woken: from its own loop by an entry in the callback queue, from everywhere else through the inbox.
+//! How a task is woken: from its own loop by an entry in the callback queue, from everywhere else through the
+//! inbox.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +34,8 @@ impl TaskWaker {
         !self.queued.swap(true, Ordering::AcqRel)
     }
 
-    /// The task is about to be polled: what happens from here on has to queue it again. What happened before is seen
-    /// by the poll.
+    /// The task is about to be polled: what happens from here on has to queue it again. What happened before
+    /// is seen by the poll.
     pub(super) fn release(&self) {
         self.queued.swap(false, Ordering::AcqRel);
     }
