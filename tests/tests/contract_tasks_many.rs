@@ -22,10 +22,8 @@ use twistor_tests::{Driver, World, contract, kernel_contract};
 static ALLOCATOR: Counting = Counting;
 
 const MANY: usize = 1_000_000;
-/// What a task may cost beside its future.
+/// What a task may cost beside its future, with its timer if it sleeps.
 const BYTES: i64 = 200;
-/// What a task that sleeps takes, with its timer.
-const BYTES_WITH_TIMER: i64 = 272;
 
 /// A source of numbers that is always the same.
 struct Numbers(u64);
@@ -75,7 +73,7 @@ fn a_million_sleeping_tasks_are_small() {
     assert_eq!((stats.tasks, stats.timers), (MANY, MANY));
     let each = (counts().bytes - before) / MANY as i64 - future;
     println!("{each} bytes each");
-    assert!(each <= BYTES_WITH_TIMER, "{each} bytes");
+    assert!(each <= BYTES, "{each} bytes");
     drop(reactor);
     assert!(counts().bytes <= before, "nothing is left");
 }

@@ -2,8 +2,14 @@
 //!
 //! Entries are numbered in the order they were queued; the number finds the entry again as an offset from the
 //! front. A cancelled entry leaves a hole that is skipped.
+//!
+//! A burst leaves memory for some thousands of entries; the rest is given back once the queue is empty.
 
 use std::collections::VecDeque;
+
+/// Memory for more entries than this is given back. Large enough that growing again costs little beside what so many
+/// entries do.
+const KEPT: usize = 16 * 1024;
 
 /// Names one queued entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,15 +46,26 @@ impl<T> Queue<T> {
 
     /// Takes the first entry numbered below `end`.
     pub(crate) fn pop_before(&mut self, end: u64) -> Option<T> {
-        while self.front < end {
-            let entry = self.entries.pop_front()?;
+        while self.front < end
+            && let Some(entry) = self.entries.pop_front()
+        {
             self.front += 1;
             if let Some(value) = entry {
                 self.live -= 1;
                 return Some(value);
             }
         }
+        if self.entries.capacity() > KEPT {
+            self.give_back();
+        }
         None
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        if self.entries.is_empty() {
+            self.entries.shrink_to(KEPT);
+        }
     }
 
     /// Takes a queued entry out; `None` when it ran or was cancelled before.
@@ -111,5 +128,27 @@ mod tests {
         }
         assert_eq!(ran, [0, 1]);
         assert_eq!(queue.drain(), [10, 11]);
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back_and_that_of_ordinary_use_is_kept() {
+        let mut queue = Queue::new();
+        for n in 0..KEPT {
+            queue.push(n);
+        }
+        let ordinary = queue.entries.capacity();
+        queue.drain();
+        assert_eq!(queue.entries.capacity(), ordinary);
+        for n in 0..3 * KEPT {
+            queue.push(n);
+        }
+        let end = queue.end();
+        let late = queue.push(0);
+        while queue.pop_before(end).is_some() {}
+        assert!(queue.entries.capacity() > 3 * KEPT, "it is not empty yet");
+        assert_eq!(queue.cancel(late), Some(0));
+        assert_eq!(queue.pop_before(queue.end()), None);
+        assert_eq!(queue.entries.capacity(), KEPT);
+        assert_eq!(queue.push(0), Ticket(4 * KEPT as u64 + 1), "numbers go on");
     }
 }

@@ -80,6 +80,15 @@ struct Slot<T> {
 
 const NO_SLOT: u32 = u32::MAX;
 
+/// From here on a table grows by less.
+const LARGE: usize = 64 * 1024;
+
+/// By how much a full table grows: idle connections and tasks are many, and a doubled table would be half air.
+#[cold]
+fn growth(len: usize) -> usize {
+    if len < LARGE { (len / 4).max(16) } else { len / 8 }
+}
+
 /// The slab.
 pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -113,8 +122,7 @@ impl<T> Slots<T> {
         let index = u32::try_from(self.slots.len()).ok().filter(|index| *index <= MAX_INDEX)?;
         let token = Token::new(index, 0);
         if self.slots.len() == self.slots.capacity() {
-            // A quarter more at a time: idle connections are many, and a doubled table would be half air.
-            self.slots.reserve_exact((self.slots.len() / 4).max(16));
+            self.slots.reserve_exact(growth(self.slots.len()));
         }
         self.slots.push(Slot { generation: 0, entry: Entry::Occupied(make(token)) });
         self.len += 1;
@@ -240,5 +248,10 @@ mod tests {
         slots.remove(tokens[3]);
         assert_eq!(slots.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 2, 4]);
         assert_eq!(slots.tokens(), [tokens[0], tokens[2], tokens[4]]);
+    }
+
+    #[test]
+    fn a_table_grows_by_a_quarter_and_a_large_one_by_an_eighth() {
+        assert_eq!([0, 1000, 8 * LARGE].map(growth), [16, 250, LARGE]);
     }
 }

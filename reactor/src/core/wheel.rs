@@ -14,6 +14,8 @@
 //! ticket. Cancelling touches the timer alone and leaves a dead item behind; a slot where those outnumber the
 //! living is cleaned. Moving a deadline later only stamps the timer: its item, filed too early, is filed anew
 //! when it comes up.
+//!
+//! Timers can be many: long lists of them do not double, but grow by an eighth.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,6 +35,8 @@ const TOLERATED_DEAD: usize = 64;
 /// timers.
 const KEPT_PER_SLOT: usize = 2 * TOLERATED_DEAD;
 const KEPT_DUE: usize = 4096;
+/// Lists of so many timers or items do not double.
+const DOUBLED: usize = 64 * 1024;
 
 /// Names one timer of a [`Wheel`]; stale after the timer is popped or removed, and never valid again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -77,31 +81,68 @@ struct Timer<T> {
     deadline: u64,
     /// Its place in the order of all creations and resets.
     sequence: u64,
+    generation: u32,
     /// The ticket of its item. Changes whenever it is filed or loses its item; goes on over all timers in
     /// this place.
-    ticket: u32,
-    generation: u32,
-    place: Place,
-    referenced: bool,
+    ticket: u16,
+    standing: Standing,
     value: Option<T>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Vacant,
-    Filed { level: u8, digit: u8 },
+    /// In the slot of this index.
+    Filed(u16),
     Due,
+}
+
+/// The place of a timer and whether it is referenced, in 16 bits.
+#[derive(Clone, Copy)]
+struct Standing(u16);
+
+impl Standing {
+    const REFERENCED: u16 = 1 << 15;
+    const VACANT: u16 = (LEVELS * SLOTS_PER_LEVEL) as u16;
+    const DUE: u16 = Self::VACANT + 1;
+    /// Vacant, and referenced once it is not.
+    const NEW: Self = Self(Self::VACANT | Self::REFERENCED);
+
+    fn place(self) -> Place {
+        match self.0 & !Self::REFERENCED {
+            Self::VACANT => Place::Vacant,
+            Self::DUE => Place::Due,
+            slot => Place::Filed(slot),
+        }
+    }
+
+    fn set_place(&mut self, place: Place) {
+        let bits = match place {
+            Place::Vacant => Self::VACANT,
+            Place::Due => Self::DUE,
+            Place::Filed(slot) => slot,
+        };
+        self.0 = self.0 & Self::REFERENCED | bits;
+    }
+
+    fn is_referenced(self) -> bool {
+        self.0 & Self::REFERENCED != 0
+    }
+
+    fn set_referenced(&mut self, referenced: bool) {
+        self.0 = self.0 & !Self::REFERENCED | if referenced { Self::REFERENCED } else { 0 };
+    }
 }
 
 /// Ordered by `filed`; the order of equal ones is restored when due timers are sorted.
 ///
-/// Should tickets come round to the one of a forgotten dead item, that is taken for alive: then it is either
-/// right or outdated, and filed anew as such.
+/// Should tickets come round to the one of a dead item, that is taken for alive: then it is either right or
+/// outdated, and filed anew as such.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Item {
     filed: u64,
     index: u32,
-    ticket: u32,
+    ticket: u16,
 }
 
 /// A collected timer, which counts only while it is due with this sequence number.
@@ -159,19 +200,21 @@ impl<T> Wheel<T> {
                 let timer = &mut self.timers[index as usize];
                 timer.deadline = deadline;
                 timer.sequence = sequence;
-                timer.referenced = true;
+                timer.standing = Standing::NEW;
                 timer.value = Some(value);
                 TimerId { index, generation: timer.generation }
             }
             None => {
                 let index = u32::try_from(self.timers.len()).expect("fewer than 2^32 timers fit into memory");
+                if self.timers.len() == self.timers.capacity() {
+                    self.timers.reserve_exact(growth(self.timers.len()));
+                }
                 self.timers.push(Timer {
                     deadline,
                     sequence,
-                    ticket: 0,
                     generation: 0,
-                    place: Place::Vacant,
-                    referenced: true,
+                    ticket: 0,
+                    standing: Standing::NEW,
                     value: Some(value),
                 });
                 TimerId { index, generation: 0 }
@@ -183,7 +226,7 @@ impl<T> Wheel<T> {
 
     /// Cancels a timer, also one that is collected but not yet popped. `None` if the id is stale.
     pub(crate) fn remove(&mut self, id: TimerId) -> Option<T> {
-        let place = self.timer(id)?.place;
+        let place = self.timer(id)?.standing.place();
         let value = self.release(id.index);
         self.note_dead(place);
         value
@@ -195,7 +238,7 @@ impl<T> Wheel<T> {
         let deadline = self.nanos(deadline);
         let sequence = self.sequence;
         let Some(timer) = self.timer_mut(id) else { return false };
-        let place = timer.place;
+        let place = timer.standing.place();
         let stamp_suffices = place != Place::Due && deadline >= timer.deadline;
         timer.deadline = deadline;
         timer.sequence = sequence;
@@ -220,7 +263,8 @@ impl<T> Wheel<T> {
     /// Says whether the timer counts in [`referenced`](Self::referenced); `false` if the id is stale.
     pub(crate) fn set_referenced(&mut self, id: TimerId, referenced: bool) -> bool {
         let Some(timer) = self.timer_mut(id) else { return false };
-        let before = mem::replace(&mut timer.referenced, referenced);
+        let before = timer.standing.is_referenced();
+        timer.standing.set_referenced(referenced);
         self.referenced = self.referenced - usize::from(before) + usize::from(referenced);
         true
     }
@@ -295,7 +339,7 @@ impl<T> Wheel<T> {
         self.due = Vec::new();
         let mut values = Vec::with_capacity(self.len);
         for index in 0..self.timers.len() {
-            if self.timers[index].place != Place::Vacant {
+            if self.timers[index].value.is_some() {
                 values.extend(self.release(index as u32));
             }
         }
@@ -329,8 +373,8 @@ impl<T> Wheel<T> {
     fn release(&mut self, index: u32) -> Option<T> {
         let timer = &mut self.timers[index as usize];
         self.len -= 1;
-        self.referenced -= usize::from(timer.referenced);
-        timer.place = Place::Vacant;
+        self.referenced -= usize::from(timer.standing.is_referenced());
+        timer.standing.set_place(Place::Vacant);
         timer.ticket = timer.ticket.wrapping_add(1);
         // A place whose generations are used up stays out of use, so that no old id ever names a new timer.
         if let Some(generation) = timer.generation.checked_add(1) {
@@ -348,22 +392,23 @@ impl<T> Wheel<T> {
         let level = ((differing | 1).ilog2() / DIGIT_BITS) as usize;
         let digit = (tick >> (DIGIT_BITS * level as u32)) as usize % SLOTS_PER_LEVEL;
         timer.ticket = timer.ticket.wrapping_add(1);
-        timer.place = Place::Filed { level: level as u8, digit: digit as u8 };
+        let slot = level * SLOTS_PER_LEVEL + digit;
+        timer.standing.set_place(Place::Filed(slot as u16));
         let item = Item { filed: timer.deadline, ticket: timer.ticket, index };
-        self.slots[level * SLOTS_PER_LEVEL + digit].push(item);
+        self.slots[slot].push(item);
         self.occupied[level] |= 1 << digit;
         self.occupied_levels |= 1 << level;
     }
 
     /// Counts an item that has lost its timer, and cleans its slot when there are too many.
     fn note_dead(&mut self, place: Place) {
-        let Place::Filed { level, digit } = place else { return };
-        let index = usize::from(level) * SLOTS_PER_LEVEL + usize::from(digit);
+        let Place::Filed(index) = place else { return };
+        let index = usize::from(index);
         let slot = &mut self.slots[index];
         slot.dead += 1;
         if slot.dead > TOLERATED_DEAD && slot.dead > slot.len() / 2 {
             let timers = &self.timers;
-            slot.retain(|item| timers[item.index as usize].ticket == item.ticket);
+            slot.retain(|item| timers[item.index as usize].has(*item));
             if slot.len() == 0 {
                 let items = self.empty_slot(index);
                 self.slots[index].reuse(items);
@@ -407,7 +452,7 @@ impl<T> Wheel<T> {
                 continue;
             };
             let timer = &self.timers[item.index as usize];
-            if timer.ticket != item.ticket {
+            if !timer.has(item) {
                 heap.pop();
                 slot.dead = slot.dead.saturating_sub(1);
             } else if timer.deadline != item.filed {
@@ -435,7 +480,7 @@ impl<T> Wheel<T> {
     fn distribute(&mut self, items: &[Reverse<Item>], now: u64) {
         for &Reverse(item) in items {
             let timer = &self.timers[item.index as usize];
-            if timer.ticket != item.ticket {
+            if !timer.has(item) {
                 continue;
             }
             if timer.deadline <= now {
@@ -449,7 +494,7 @@ impl<T> Wheel<T> {
     fn mark_due(&mut self, index: u32) {
         let timer = &mut self.timers[index as usize];
         timer.ticket = timer.ticket.wrapping_add(1);
-        timer.place = Place::Due;
+        timer.standing.set_place(Place::Due);
         self.due.push(Due { deadline: timer.deadline, sequence: timer.sequence, index });
     }
 
@@ -457,7 +502,7 @@ impl<T> Wheel<T> {
     fn first_due(&mut self) -> Option<Due> {
         while let Some(&due) = self.due.last() {
             let timer = &self.timers[due.index as usize];
-            if timer.place == Place::Due && timer.sequence == due.sequence {
+            if timer.standing.place() == Place::Due && timer.sequence == due.sequence {
                 return Some(due);
             }
             self.due.pop();
@@ -471,7 +516,12 @@ impl<T> Wheel<T> {
 
 impl<T> Timer<T> {
     fn is_named_by(&self, id: TimerId) -> bool {
-        self.generation == id.generation && self.place != Place::Vacant
+        self.generation == id.generation && self.value.is_some()
+    }
+
+    /// Whether the item is alive: a timer that stands nowhere has none, whatever tickets say.
+    fn has(&self, item: Item) -> bool {
+        self.ticket == item.ticket && matches!(self.standing.place(), Place::Filed(_))
     }
 }
 
@@ -489,8 +539,18 @@ impl Slot {
 
     fn push(&mut self, item: Item) {
         match &mut self.items {
-            Items::Unordered(items) => items.push(Reverse(item)),
-            Items::Heap(heap) => heap.push(Reverse(item)),
+            Items::Unordered(items) => {
+                if items.len() == items.capacity() {
+                    items.reserve_exact(growth(items.len()));
+                }
+                items.push(Reverse(item));
+            }
+            Items::Heap(heap) => {
+                if heap.len() == heap.capacity() {
+                    heap.reserve_exact(growth(heap.len()));
+                }
+                heap.push(Reverse(item));
+            }
         }
     }
 
@@ -538,6 +598,12 @@ impl<T> fmt::Debug for Wheel<T> {
             .field("referenced", &self.referenced)
             .finish_non_exhaustive()
     }
+}
+
+/// By how much a full list grows.
+#[cold]
+fn growth(len: usize) -> usize {
+    if len >= DOUBLED { len / 8 } else { len.max(4) }
 }
 
 fn clamped_nanos(duration: Duration) -> u64 {

@@ -5,8 +5,8 @@
 //! Everything here has a safe interface and undoes what it changed: handlers, masks and registrations end
 //! with the value that stands for them.
 
-// Signal handlers, signal masks and what happens between fork and exec exist only as raw system calls; each block says
-// why it is sound.
+// Signal handlers, signal masks and what happens between fork and exec exist only as raw system calls, and a waker can
+// be lent only by a second hand on its count; each block says why it is sound.
 #![allow(unsafe_code)]
 
 pub(crate) mod affinity;
@@ -37,3 +37,4 @@ pub(crate) mod sigpipe;
 #[cfg(unix)]
 pub(crate) mod terminal;
 pub(crate) mod thread_pool;
+pub(crate) mod waker;

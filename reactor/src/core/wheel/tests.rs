@@ -357,6 +357,53 @@ fn memory_of_cancelled_timers_is_reused() {
 }
 
 #[test]
+fn a_ticket_that_has_come_round_to_that_of_a_dead_item_does_no_harm() {
+    let mut wheel = Clocked::new();
+    let ticket = |wheel: &mut Clocked, ticket| wheel.wheel.timers[0].ticket = ticket;
+    let id = wheel.insert(SECOND, 1);
+    assert_eq!(wheel.wheel.remove(id), Some(1));
+    // While nobody has the place, and the next tenant is filed with the same.
+    ticket(&mut wheel, 1);
+    assert_eq!(wheel.next(), None);
+    let id = wheel.insert(SECOND, 1);
+    assert_eq!(wheel.wheel.remove(id), Some(1));
+    ticket(&mut wheel, u16::MAX);
+    wheel.insert(3 * SECOND, 2);
+    ticket(&mut wheel, 2);
+    assert_eq!(wheel.next(), Some(3 * SECOND));
+    assert_eq!(wheel.expire(2 * SECOND), []);
+    assert_eq!(wheel.expire(3 * SECOND), [2]);
+    assert!(wheel.wheel.is_empty());
+}
+
+#[test]
+fn a_place_that_is_used_more_often_than_there_are_tickets_serves_as_ever() {
+    let mut wheel = Clocked::new();
+    // Enough living items that the dead ones stay.
+    let living = if cfg!(miri) { 100 } else { 70_000 };
+    for n in 0..living {
+        wheel.insert(50 * SECOND, n);
+    }
+    for n in 0..living {
+        let id = wheel.insert(50 * SECOND + n % 3, n);
+        assert!(wheel.reset(id, 50 * SECOND + n % 5));
+        assert_eq!(wheel.wheel.remove(id), Some(n));
+    }
+    assert_eq!(wheel.next(), Some(50 * SECOND));
+    assert_eq!(wheel.expire(50 * SECOND + 9), (0..living).collect::<Vec<_>>());
+    assert!(wheel.wheel.is_empty());
+}
+
+#[test]
+fn a_timer_is_small_and_a_long_list_has_little_room_to_spare() {
+    // With a value of 32 bytes that leaves a niche for `None`.
+    assert_eq!(size_of::<Timer<(std::num::NonZeroU64, [u64; 3])>>(), 56);
+    assert_eq!(growth(0), 4);
+    assert_eq!(growth(1000), 1000);
+    assert_eq!(growth(8 * DOUBLED), DOUBLED);
+}
+
+#[test]
 fn cancelling_always_the_earliest_timer_stays_cheap() {
     let count = if cfg!(miri) { 100 } else { 200_000 };
     let mut wheel = Clocked::new();

@@ -4,7 +4,9 @@
 //! both happen with nothing borrowed. What the future waits for keeps a waker, which puts the slot's token
 //! into the callback queue; a token that comes too late names no slot any more.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::mem::{forget, replace};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -75,28 +77,20 @@ enum Consumer {
 struct TaskSlot {
     state: State,
     consumer: Consumer,
-    waker: Arc<TaskWaker>,
     spawned_at: &'static Location<'static>,
-    /// Boxed twice: few tasks have one, and a task is to be small.
-    name: Option<Box<Box<str>>>,
 }
 
 impl TaskSlot {
     fn is_live(&self) -> bool {
         !matches!(self.state, State::Ended(_))
     }
-
-    fn label(&self) -> String {
-        match &self.name {
-            Some(name) => format!("the task {name:?} spawned at {}", self.spawned_at),
-            None => format!("the task spawned at {}", self.spawned_at),
-        }
-    }
 }
 
 /// All tasks of a reactor.
 pub(crate) struct Tasks {
     slots: Slots<TaskSlot>,
+    /// Not in the slots: few tasks have one, and a task is to be small.
+    names: BTreeMap<Token, Box<str>>,
     /// Wakers of ended tasks that nobody else holds.
     spare: Vec<Arc<TaskWaker>>,
     live: usize,
@@ -104,7 +98,7 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub(crate) const fn new() -> Self {
-        Self { slots: Slots::new(), spare: Vec::new(), live: 0 }
+        Self { slots: Slots::new(), names: BTreeMap::new(), spare: Vec::new(), live: 0 }
     }
 
     /// Tasks that have not ended.
@@ -123,16 +117,35 @@ impl Tasks {
         Arc::new(TaskWaker::new(Arc::clone(inbox), token))
     }
 
-    fn keep_waker(&mut self, mut waker: Arc<TaskWaker>) {
-        if self.spare.len() < SPARE_WAKERS && Arc::get_mut(&mut waker).is_some() {
+    /// The task has ended: its waker may serve another.
+    fn keep_waker(&mut self, task: &mut Running) {
+        if let Some(mut waker) = task.as_mut().take_waker()
+            && self.spare.len() < SPARE_WAKERS
+            && Arc::get_mut(&mut waker).is_some()
+        {
             self.spare.push(waker);
         }
     }
 
     fn remove(&mut self, token: Token) -> Option<(State, Consumer)> {
         let slot = self.slots.remove(token)?;
-        self.keep_waker(slot.waker);
+        if !self.names.is_empty() {
+            self.names.remove(&token);
+        }
         Some((slot.state, slot.consumer))
+    }
+
+    fn name(&self, token: Token) -> Option<String> {
+        self.names.get(&token).map(ToString::to_string)
+    }
+
+    /// How the log calls a task.
+    fn label(&self, token: Token) -> Option<String> {
+        let spawned_at = self.slots.get(token)?.spawned_at;
+        Some(match self.names.get(&token) {
+            Some(name) => format!("the task {name:?} spawned at {spawned_at}"),
+            None => format!("the task spawned at {spawned_at}"),
+        })
     }
 }
 
@@ -160,15 +173,8 @@ impl Inner {
             return None;
         };
         let waker = tasks.waker_of(token, &self.inbox);
-        let task: Running = Box::pin(TaskCell::new(future, Waker::from(Arc::clone(&waker))));
-        let slot = TaskSlot {
-            state: State::Waiting(task),
-            consumer: Consumer::Handle,
-            waker,
-            spawned_at,
-            name: None,
-        };
-        tasks.slots.insert(slot);
+        let state = State::Waiting(Box::pin(TaskCell::new(future, waker)));
+        tasks.slots.insert(TaskSlot { state, consumer: Consumer::Handle, spawned_at });
         tasks.live += 1;
         drop(tasks);
         self.queue_task(token);
@@ -180,11 +186,11 @@ impl Inner {
         let (mut task, spawned_at) = {
             let mut tasks = self.tasks.borrow_mut();
             let Some(slot) = tasks.slots.get_mut(token) else { return };
-            slot.waker.release();
-            let task = match std::mem::replace(&mut slot.state, State::Polled { cancelled: false }) {
+            let task = match replace(&mut slot.state, State::Polled { cancelled: false }) {
                 State::Waiting(task) => task,
-                State::Cancelled(task) => {
+                State::Cancelled(mut task) => {
                     slot.state = State::Ending;
+                    tasks.keep_waker(&mut task);
                     drop(tasks);
                     self.discard(task);
                     self.task_ended(token, Ended::Interrupted(Box::new(Interruption::Cancelled)));
@@ -202,14 +208,14 @@ impl Inner {
         self.task_ran(token, spawned_at);
         let ended = match polled {
             Ok(Poll::Pending) => {
-                if let Some(task) = self.put_back(token, task) {
-                    self.discard(task);
-                    Ended::Interrupted(Box::new(Interruption::Cancelled))
-                } else {
-                    return;
-                }
+                let Some(task) = self.put_back(token, task) else { return };
+                self.discard(task);
+                Ended::Interrupted(Box::new(Interruption::Cancelled))
             }
-            Ok(Poll::Ready(())) => Ended::Finished(task),
+            Ok(Poll::Ready(())) => {
+                self.tasks.borrow_mut().keep_waker(&mut task);
+                Ended::Finished(task)
+            }
             Err(payload) => {
                 let text = panic_text(&*payload).to_owned();
                 self.panicked(&self.task_label(token).unwrap_or_default(), payload);
@@ -230,13 +236,13 @@ impl Inner {
     fn put_back(&self, token: Token, task: Running) -> Option<Running> {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.slots.get_mut(token) else { return Some(task) };
-        let polled = std::mem::replace(&mut slot.state, State::Waiting(task));
+        let polled = replace(&mut slot.state, State::Waiting(task));
         if let State::Polled { cancelled: false } = polled {
             // There is nothing in it to drop; the compiler would look for it all the same.
-            std::mem::forget(polled);
+            forget(polled);
             return None;
         }
-        match std::mem::replace(&mut slot.state, State::Ending) {
+        match replace(&mut slot.state, State::Ending) {
             State::Waiting(task) => Some(task),
             _ => None,
         }
@@ -264,7 +270,7 @@ impl Inner {
             self.discard(ended);
             return self.task_ended(token, Ended::Interrupted(Box::new(Interruption::Cancelled)));
         }
-        match std::mem::replace(&mut slot.consumer, Consumer::Handle) {
+        match replace(&mut slot.consumer, Consumer::Handle) {
             Consumer::Handle => {
                 slot.state = State::Ended(ended);
                 tasks.live -= 1;
@@ -283,7 +289,7 @@ impl Inner {
                 self.discard(ended);
             }
             Consumer::Hook(hook) => {
-                let label = slot.label();
+                let label = tasks.label(token).unwrap_or_default();
                 tasks.live -= 1;
                 let removed = tasks.remove(token);
                 drop(tasks);
@@ -299,10 +305,10 @@ impl Inner {
     pub(super) fn cancel_task(&self, token: Token) -> bool {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.slots.get_mut(token) else { return false };
-        match std::mem::replace(&mut slot.state, State::Ending) {
+        match replace(&mut slot.state, State::Ending) {
             State::Waiting(task) => {
+                let is_to_be_queued = task.claim();
                 slot.state = State::Cancelled(task);
-                let is_to_be_queued = slot.waker.claim();
                 drop(tasks);
                 if is_to_be_queued {
                     self.queue_task(token);
@@ -363,7 +369,7 @@ impl Inner {
             return;
         };
         if slot.is_live() {
-            let old = std::mem::replace(&mut slot.consumer, Consumer::Hook(hook));
+            let old = replace(&mut slot.consumer, Consumer::Hook(hook));
             drop(tasks);
             self.discard(old);
             return;
@@ -381,7 +387,7 @@ impl Inner {
         let mut tasks = self.tasks.borrow_mut();
         let Some(slot) = tasks.slots.get_mut(token) else { return };
         if slot.is_live() {
-            let old = std::mem::replace(&mut slot.consumer, Consumer::Nobody);
+            let old = replace(&mut slot.consumer, Consumer::Nobody);
             drop(tasks);
             if matches!(old, Consumer::Waker(_)) {
                 self.cancel_task(token);
@@ -398,7 +404,7 @@ impl Inner {
     pub(super) fn detach_task(&self, token: Token) {
         let mut forgotten = None;
         if let Some(slot) = self.tasks.borrow_mut().slots.get_mut(token)
-            && let Consumer::Waker(waker) = std::mem::replace(&mut slot.consumer, Consumer::Handle)
+            && let Consumer::Waker(waker) = replace(&mut slot.consumer, Consumer::Handle)
         {
             forgotten = Some(waker);
         }
@@ -413,30 +419,24 @@ impl Inner {
 
     pub(super) fn name_task(&self, token: Token, name: &str) {
         let mut tasks = self.tasks.borrow_mut();
-        if let Some(slot) = tasks.slots.get_mut(token) {
-            slot.name = Some(Box::new(name.into()));
+        if tasks.slots.get(token).is_some() {
+            tasks.names.insert(token, name.into());
         }
     }
 
     pub(super) fn task_name(&self, token: Token) -> Option<String> {
-        let tasks = self.tasks.borrow();
-        tasks.slots.get(token)?.name.as_ref().map(ToString::to_string)
+        self.tasks.borrow().name(token)
     }
 
     /// How the log calls a task.
     pub(crate) fn task_label(&self, token: Token) -> Option<String> {
-        let tasks = self.tasks.borrow();
-        tasks.slots.get(token).map(TaskSlot::label)
+        self.tasks.borrow().label(token)
     }
 
     pub(super) fn task_infos(&self) -> Vec<TaskInfo> {
         let tasks = self.tasks.borrow();
         let live = tasks.slots.iter().filter(|(_, slot)| slot.is_live());
-        live.map(|(_, slot)| TaskInfo {
-            name: slot.name.as_ref().map(ToString::to_string),
-            spawned_at: slot.spawned_at,
-        })
-        .collect()
+        live.map(|(token, slot)| TaskInfo { name: tasks.name(token), spawned_at: slot.spawned_at }).collect()
     }
 
     /// Drops the futures of all tasks that have not ended, with whoever waits for them; no hook is called.
@@ -451,9 +451,9 @@ impl Inner {
                 let mut tasks = self.tasks.borrow_mut();
                 let Some(slot) = tasks.slots.get_mut(token).filter(|slot| slot.is_live()) else { continue };
                 let why = Ended::Interrupted(Box::new(Interruption::Cancelled));
-                let state = std::mem::replace(&mut slot.state, State::Ended(why));
+                let state = replace(&mut slot.state, State::Ended(why));
                 let is_held = matches!(slot.consumer, Consumer::Handle | Consumer::Waker(_));
-                let consumer = std::mem::replace(&mut slot.consumer, Consumer::Handle);
+                let consumer = replace(&mut slot.consumer, Consumer::Handle);
                 tasks.live -= 1;
                 let removed = if is_held { None } else { tasks.remove(token) };
                 (state, consumer, removed)
@@ -469,10 +469,10 @@ impl Inner {
     pub(crate) fn drop_outcomes(&self) {
         let tokens = self.tasks.borrow().slots.tokens();
         for token in tokens {
-            let removed = self.tasks.borrow_mut().slots.remove(token);
-            if let Some(slot) = removed {
-                self.discard(slot.state);
-                self.discard(slot.consumer);
+            let removed = self.tasks.borrow_mut().remove(token);
+            if let Some((state, consumer)) = removed {
+                self.discard(state);
+                self.discard(consumer);
             }
         }
         let mut tasks = self.tasks.borrow_mut();
