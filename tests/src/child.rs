@@ -10,7 +10,7 @@ use crate::Driver;
 /// Says to the test program that it is the child.
 const CHILD: &str = "TWISTOR_TEST_CHILD";
 /// A child that takes longer ends itself.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_secs(300);
 
 /// Runs `body` in a new process, in which it is the only test, and fails when that fails or is killed.
 ///
