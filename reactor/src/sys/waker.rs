@@ -42,7 +42,8 @@ mod tests {
             waker.clone()
         });
         assert_eq!(Arc::strong_count(&shared), 2);
-        assert!(with_waker(&shared, |waker| waker.will_wake(&kept)));
+        // Miri gives the same table of functions several addresses.
+        assert!(cfg!(miri) || with_waker(&shared, |waker| waker.will_wake(&kept)));
         kept.wake();
         assert_eq!(shared.0.load(Ordering::Relaxed), 2);
         assert_eq!(Arc::strong_count(&shared), 1);
