@@ -89,7 +89,8 @@
 //! | `roots` | the file of the roots to trust, in PEM | | yes | the system's |
 //! | `system_roots` | yes or no: trust the system's as well | | yes | no with `roots`, else yes |
 //!
-//! Files are read when the string becomes an endpoint. Servers are always verified: no keyword changes that. What the
+//! Files are read when the string becomes an endpoint; in their names, too, a colon or backslash needs a backslash in
+//! front, as in `C\:\\server.pem`. Servers are always verified: no keyword changes that. What the
 //! keywords do stands at the methods of `TlsServerBuilder` and `TlsClientBuilder` in the module `tls`. Each string makes
 //! a configuration of its own, with its own memory of sessions: parse one once if you connect often.
 //!

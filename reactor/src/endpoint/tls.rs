@@ -38,8 +38,8 @@ const SUBJECT: &str = "with TLS";
 /// # }
 /// ```
 ///
-/// Two of them are equal if their endpoints are and their [`TlsServer`] is the same one; endpoints from equal strings
-/// are not, as each string makes its own.
+/// Two of them are equal if their endpoints are and their [`TlsServer`] is the same one; endpoints from equal
+/// strings are not, as each string makes its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "an endpoint does nothing until it is listened on"]
 pub struct TlsListen {
@@ -107,8 +107,9 @@ impl IntoListenEndpoint for TlsListen {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Two of them are equal if their endpoints and names are and their [`TlsClient`] is the same one; endpoints from equal
-/// strings are not, as each string makes its own. Clones of an endpoint have one client, and so share their sessions.
+/// Two of them are equal if their endpoints and names are and their [`TlsClient`] is the same one; endpoints
+/// from equal strings are not, as each string makes its own. Clones of an endpoint have one client, and so
+/// share their sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "an endpoint does nothing until it is connected"]
 pub struct TlsConnect {
@@ -118,8 +119,8 @@ pub struct TlsConnect {
 }
 
 impl TlsConnect {
-    /// TLS as `client` through `under`, to the server that proves to be `name`: a DNS name or an IP address, which has
-    /// to stand in its certificate.
+    /// TLS as `client` through `under`, to the server that proves to be `name`: a DNS name or an IP address,
+    /// which has to stand in its certificate.
     ///
     /// # Errors
     ///
@@ -136,8 +137,8 @@ impl TlsConnect {
         Ok(Self { under: Box::new(under), client, name })
     }
 
-    /// TLS as `client` over TCP to a host, by its name or by its IP address as text, which is also what it has to prove
-    /// to be.
+    /// TLS as `client` over TCP to a host, by its name or by its IP address as text, which is also what it
+    /// has to prove to be.
     ///
     /// # Errors
     ///
@@ -196,7 +197,8 @@ pub(super) fn server_name_of(tcp: &TcpConnect) -> Result<ServerName<'static>, St
     }
 }
 
-/// A DNS name or an IP address, which may stand in brackets and have a scope. The complaint continues the text.
+/// A DNS name or an IP address, which may stand in brackets and have a scope. The complaint continues the
+/// text.
 pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     if let Some(address) = parse::ip_address(text, 0) {
         return Ok(of_ip(address.ip()));

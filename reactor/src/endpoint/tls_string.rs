@@ -1,8 +1,8 @@
-//! Endpoint strings of the kinds `ssl` and `tls`, with `ssl6` and `tls6`: TLS on TCP. What is not TCP's goes to the
-//! builder method of its name.
+//! Endpoint strings of the kinds `ssl` and `tls`, with `ssl6` and `tls6`: TLS on TCP. What is not TCP's goes
+//! to the builder method of its name.
 //!
-//! Files are read here, so that what is wrong with one is told with the column of its name. No keyword makes the
-//! verification of a server weaker.
+//! Files are read here, so that what is wrong with one is told with the column of its name. No keyword makes
+//! the verification of a server weaker.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

@@ -15,8 +15,8 @@ pub(super) enum Unknown {
     IsRefused,
 }
 
-/// Certificates by the names in them. Of several for a name, the first is taken that the client can verify: an ECDSA
-/// and an RSA one can stand side by side.
+/// Certificates by the names in them. Of several for a name, the first is taken that the client can verify:
+/// an ECDSA and an RSA one can stand side by side.
 #[derive(Debug)]
 pub(super) struct ByName {
     all: Vec<Arc<CertifiedKey>>,

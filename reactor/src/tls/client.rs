@@ -12,8 +12,8 @@ use super::client_builder::{Made, TlsClientBuilder};
 use super::config_error::{Part, TlsConfigError};
 use super::verify::BySystem;
 
-/// Whom a client trusts, and what it shows if it is asked who it is. Cheap to clone; clones share their sessions, so
-/// that one who connects often should keep one. Two that were made separately are never equal.
+/// Whom a client trusts, and what it shows if it is asked who it is. Cheap to clone; clones share their
+/// sessions, so that one who connects often should keep one. Two that were made separately are never equal.
 ///
 /// ```
 /// use twistor::endpoint::TlsConnect;
@@ -41,8 +41,8 @@ enum Origin {
 
 impl TlsClient {
     /// Trusts whom the system trusts: on Linux and BSD the system's roots (or those in `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR`), on macOS, iOS, Windows and Android the system's own verifier. They are looked up when the first
-    /// connection needs them; see [`prepare`](Self::prepare).
+    /// `SSL_CERT_DIR`), on macOS, iOS, Windows and Android the system's own verifier. They are looked up when
+    /// the first connection needs them; see [`prepare`](Self::prepare).
     #[must_use]
     pub fn new() -> Self {
         let builder = Self::builder();
@@ -87,8 +87,8 @@ impl TlsClient {
         }))
     }
 
-    /// Looks up now what the first connection would look up: the system's roots. On Linux that reads some hundred
-    /// kilobytes, which takes milliseconds. Does nothing if the system is not asked.
+    /// Looks up now what the first connection would look up: the system's roots. On Linux that reads some
+    /// hundred kilobytes, which takes milliseconds. Does nothing if the system is not asked.
     ///
     /// # Errors
     ///
@@ -103,8 +103,9 @@ impl TlsClient {
         })
     }
 
-    /// Reads all files again that the configuration was made of: roots, revocation lists, the own certificate. New
-    /// connections use what they say now, and begin new sessions; connections stay as they are.
+    /// Reads all files again that the configuration was made of: roots, revocation lists, the own
+    /// certificate. New connections use what they say now, and begin new sessions; connections stay as they
+    /// are.
     ///
     /// The system's roots are read once per program run and configuration: not here.
     ///

@@ -24,11 +24,11 @@ use super::verify::{ByRootsOrSystem, BySystem, Check, CheckedServer, NotAtAll};
 /// Servers whose sessions are remembered.
 const SESSION_CACHE: usize = 256;
 
-/// What a [`TlsClient`] is made of. Without anything said it trusts whom the system trusts, speaks TLS 1.2 and 1.3,
-/// resumes sessions and shows no certificate.
+/// What a [`TlsClient`] is made of. Without anything said it trusts whom the system trusts, speaks TLS 1.2
+/// and 1.3, resumes sessions and shows no certificate.
 ///
-/// What it verifies can be made stricter by the methods here; it is made weaker only by those with `dangerous` in
-/// their names.
+/// What it verifies can be made stricter by the methods here; it is made weaker only by those with
+/// `dangerous` in their names.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -100,7 +100,8 @@ impl TlsClientBuilder {
         }
     }
 
-    /// A file in PEM with roots to trust, in the place of the system's (see [`system_roots`](Self::system_roots)).
+    /// A file in PEM with roots to trust, in the place of the system's (see
+    /// [`system_roots`](Self::system_roots)).
     pub fn roots_file(mut self, roots: impl AsRef<Path>) -> Self {
         self.roots.push(Source::file(roots));
         self
@@ -112,26 +113,26 @@ impl TlsClientBuilder {
         self
     }
 
-    /// Mozilla's roots, as they were when this program was built, in the place of the system's. Needs the feature
-    /// `tls-webpki-roots`.
+    /// Mozilla's roots, as they were when this program was built, in the place of the system's. Needs the
+    /// feature `tls-webpki-roots`.
     #[cfg(feature = "tls-webpki-roots")]
     pub fn webpki_roots(mut self) -> Self {
         self.webpki_roots = true;
         self
     }
 
-    /// Whether to trust whom the system trusts. By default it is asked if no other roots are given; with yes it is
-    /// asked about what those have not issued.
+    /// Whether to trust whom the system trusts. By default it is asked if no other roots are given; with yes
+    /// it is asked about what those have not issued.
     pub fn system_roots(mut self, on: bool) -> Self {
         self.system = Some(on);
         self
     }
 
-    /// A file with lists of revoked certificates (RFC 5280), in PEM or DER, that servers' certificates are looked up in.
-    /// It needs roots given here; the system's verifier has its own ways, or none.
+    /// A file with lists of revoked certificates (RFC 5280), in PEM or DER, that servers' certificates are
+    /// looked up in. It needs roots given here; the system's verifier has its own ways, or none.
     ///
-    /// As soon as there is one, there has to be one for every certificate of a server's chain, issued by its issuer
-    /// and not out of date: what cannot be looked up is refused. See [`TlsClient::reload`].
+    /// As soon as there is one, there has to be one for every certificate of a server's chain, issued by its
+    /// issuer and not out of date: what cannot be looked up is refused. See [`TlsClient::reload`].
     pub fn crl_file(mut self, list: impl AsRef<Path>) -> Self {
         self.crls.push(Source::file(list));
         self
@@ -143,11 +144,12 @@ impl TlsClientBuilder {
         self
     }
 
-    /// A check of servers' certificates in addition: it gets the server's certificate and those that the server sent
-    /// with it, both verified already, in DER. What it says against them becomes the error of the attempt. Several
-    /// checks all have to agree; one that panics refuses.
+    /// A check of servers' certificates in addition: it gets the server's certificate and those that the
+    /// server sent with it, both verified already, in DER. What it says against them becomes the error of the
+    /// attempt. Several checks all have to agree; one that panics refuses.
     ///
-    /// It runs once per full handshake, on the thread of the reactor; a resumed session was checked when it began.
+    /// It runs once per full handshake, on the thread of the reactor; a resumed session was checked when it
+    /// began.
     ///
     /// ```
     /// # fn main() -> Result<(), twistor::tls::TlsConfigError> {
@@ -170,8 +172,9 @@ impl TlsClientBuilder {
         self
     }
 
-    /// The certificate to show to servers that ask for one, from two files in PEM: one with the certificate, followed
-    /// by those that lead from it to its root, and one with its private key. Both can be the same file.
+    /// The certificate to show to servers that ask for one, from two files in PEM: one with the certificate,
+    /// followed by those that lead from it to its root, and one with its private key. Both can be the same
+    /// file.
     pub fn certificate_files(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.identity = Some(Identity::new(Source::file(certificate), Source::file(key)));
         self
@@ -183,8 +186,8 @@ impl TlsClientBuilder {
         self
     }
 
-    /// A further file in PEM with certificates that lead from the own one to its root, where they do not stand behind
-    /// it in its file.
+    /// A further file in PEM with certificates that lead from the own one to its root, where they do not
+    /// stand behind it in its file.
     pub fn chain_file(mut self, chain: impl AsRef<Path>) -> Self {
         match &mut self.identity {
             Some(identity) => identity.chain.push(Source::file(chain)),
@@ -193,7 +196,8 @@ impl TlsClientBuilder {
         self
     }
 
-    /// The application's protocols to offer, the best first (ALPN, RFC 7301), 1 to 255 bytes each. None by default.
+    /// The application's protocols to offer, the best first (ALPN, RFC 7301), 1 to 255 bytes each. None by
+    /// default.
     pub fn alpn<I>(mut self, protocols: I) -> Self
     where
         I: IntoIterator,
@@ -215,14 +219,15 @@ impl TlsClientBuilder {
         self
     }
 
-    /// Whether the server is told in the clear which name is meant (SNI). On by default; many servers need it.
+    /// Whether the server is told in the clear which name is meant (SNI). On by default; many servers need
+    /// it.
     pub fn server_name_indication(mut self, on: bool) -> Self {
         self.name_indication = on;
         self
     }
 
-    /// Whether secrets of connections are appended to the file that the environment variable `SSLKEYLOGFILE` names,
-    /// from which Wireshark and others decrypt what was recorded. To find faults; off by default.
+    /// Whether secrets of connections are appended to the file that the environment variable `SSLKEYLOGFILE`
+    /// names, from which Wireshark and others decrypt what was recorded. To find faults; off by default.
     pub fn key_log(mut self, on: bool) -> Self {
         self.common.key_log = on;
         self
@@ -246,27 +251,28 @@ impl TlsClientBuilder {
         self
     }
 
-    /// Takes **any** certificate, of whomever, for whatever name: anyone on the way can read and change everything.
-    /// It is only verified that the server has the key of the certificate that it shows. For tests.
+    /// Takes **any** certificate, of whomever, for whatever name: anyone on the way can read and change
+    /// everything. It is only verified that the server has the key of the certificate that it shows. For
+    /// tests.
     pub fn dangerous_accept_any_certificate(mut self) -> Self {
         self.trust = Trust::Dangerous(Danger::Anyone);
         self
     }
 
-    /// Verifies servers with `verifier` alone; what it lets pass, passes. To check something in addition to what is
-    /// checked anyway, use [`also_verify`](Self::also_verify).
+    /// Verifies servers with `verifier` alone; what it lets pass, passes. To check something in addition to
+    /// what is checked anyway, use [`also_verify`](Self::also_verify).
     pub fn dangerous_verify_with(mut self, verifier: Arc<dyn ServerCertVerifier>) -> Self {
         self.trust = Trust::Dangerous(Danger::Verifier(verifier));
         self
     }
 
-    /// Reads all files and checks that everything goes together. The system's roots are not looked at before a
-    /// connection needs them.
+    /// Reads all files and checks that everything goes together. The system's roots are not looked at before
+    /// a connection needs them.
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or lacks what is needed, the key does not belong to the certificate, or settings
-    /// contradict each other.
+    /// If a file cannot be read or lacks what is needed, the key does not belong to the certificate, or
+    /// settings contradict each other.
     pub fn build(self) -> Result<TlsClient, TlsConfigError> {
         let made = self.config()?;
         Ok(TlsClient::from_builder(self, made))

@@ -1,7 +1,7 @@
 //! [`TlsConfigError`]: what is wrong with a configuration, made where it is found.
 //!
-//! The complaint continues the name of what it is about, so that an endpoint string can put its keyword and column
-//! in front instead.
+//! The complaint continues the name of what it is about, so that an endpoint string can put its keyword and
+//! column in front instead.
 
 use std::error::Error;
 use std::fmt;
@@ -9,11 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A configuration that cannot be used: a file that cannot be read or has not what is needed, or settings that
-/// contradict each other.
+/// A configuration that cannot be used: a file that cannot be read or has not what is needed, or settings
+/// that contradict each other.
 ///
-/// The text names the file, what is wrong with it and, where there is something to do, what to do. It converts into an
-/// [`io::Error`], of the kind that the system gave or [`InvalidInput`](io::ErrorKind::InvalidInput), and into an
+/// The text names the file, what is wrong with it and, where there is something to do, what to do. It
+/// converts into an [`io::Error`], of the kind that the system gave or
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), and into an
 /// [`EndpointError`](crate::endpoint::EndpointError).
 ///
 /// ```

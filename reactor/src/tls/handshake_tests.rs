@@ -59,16 +59,16 @@ impl Authority {
     }
 
     fn issue(&self, names: &[&str]) -> Pem {
-        self.issue_with(names, |_| {}, KeyPair::generate().unwrap())
+        self.issue_with(names, |_| {}, &KeyPair::generate().unwrap())
     }
 
-    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams), key: KeyPair) -> Pem {
+    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams), key: &KeyPair) -> Pem {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed) as u64;
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let certificate = params.signed_by(key, &self.issuer).unwrap().pem();
         Pem { certificate, key: key.serialize_pem(), serial }
     }
 
@@ -288,7 +288,7 @@ fn a_client_gets_the_certificate_of_the_name_that_it_asks_for() {
 fn of_several_certificates_for_a_name_a_client_gets_one_that_it_can_verify() {
     let authority = Authority::new("root");
     let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    let server = authority.issue_with(&["a.example"], |_| {}, ed25519).server();
+    let server = authority.issue_with(&["a.example"], |_| {}, &ed25519).server();
     let server = authority.issue(&["a.example"]).add_to(server).build().unwrap();
     let scheme = |outcome: Outcome| {
         let parsed = outcome.client.unwrap().peer_certificates[0].to_vec();
@@ -334,9 +334,9 @@ fn a_server_is_refused_whose_certificate_is_not_right() {
     assert!(matches!(error(&good, "127.0.0.1"), CertificateError::NotValidForNameContext { .. }));
 
     let key = || KeyPair::generate().unwrap();
-    let expired = authority.issue_with(&["a.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), key());
+    let expired = authority.issue_with(&["a.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), &key());
     assert!(matches!(error(&expired, "a.example"), CertificateError::ExpiredContext { .. }));
-    let early = authority.issue_with(&["a.example"], |it| it.not_before = date_time_ymd(4000, 1, 1), key());
+    let early = authority.issue_with(&["a.example"], |it| it.not_before = date_time_ymd(4000, 1, 1), &key());
     assert!(matches!(error(&early, "a.example"), CertificateError::NotValidYetContext { .. }));
 
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
@@ -350,7 +350,7 @@ fn a_server_is_refused_whose_certificate_is_not_right() {
     let for_clients = authority.issue_with(
         &["a.example"],
         |it| it.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth],
-        key(),
+        &key(),
     );
     assert!(matches!(error(&for_clients, "a.example"), CertificateError::InvalidPurposeContext { .. }));
 }
@@ -379,7 +379,7 @@ fn dates_are_compared_with_the_clock_that_was_given() {
     let pem = authority.issue_with(
         &["a.example"],
         |it| it.not_after = date_time_ymd(2020, 1, 1),
-        KeyPair::generate().unwrap(),
+        &KeyPair::generate().unwrap(),
     );
     let server = pem.server().build().unwrap();
     let in_2010 = authority.client().time_provider(Arc::new(At(1_262_304_000))).build().unwrap();
@@ -398,6 +398,11 @@ fn nothing_said_means_that_the_system_verifies() {
     assert!(refused(&TlsClient::default()));
     assert!(refused(&TlsClient::builder().build().unwrap()));
     assert!(refused(&TlsClient::builder().system_roots(true).build().unwrap()));
+    // What it has can be looked at before, and is not where it is not needed.
+    if let Err(error) = TlsClient::new().prepare() {
+        assert!(error.to_string().starts_with("roots of the system cannot be used: "), "{error}");
+    }
+    authority.client().build().unwrap().prepare().unwrap();
     // Own roots beside it are enough for what they have issued, and only for that.
     let both = authority.client().system_roots(true).build().unwrap();
     assert!(shake(&server, &both, "a.example").is_complete());
@@ -429,7 +434,7 @@ fn a_server_wants_the_certificates_of_clients_that_it_was_told_to() {
     // A wrong one is worse than none.
     let stranger = client(&authority.issue(&["client.example"]));
     let key = KeyPair::generate().unwrap();
-    let late = clients.issue_with(&["client.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), key);
+    let late = clients.issue_with(&["client.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), &key);
     let late = client(&late);
     for server in [&required, &optional] {
         let refused = shake(server, &stranger, "a.example");
@@ -810,7 +815,7 @@ fn what_is_wrong_with_a_certificate_or_key_is_told() {
     );
     // Out of date is worth a warning only.
     let key = KeyPair::generate().unwrap();
-    let expired = authority.issue_with(&["a.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), key);
+    let expired = authority.issue_with(&["a.example"], |it| it.not_after = date_time_ymd(2020, 1, 1), &key);
     assert!(expired.server().build().is_ok());
 }
 

@@ -34,7 +34,8 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// What the handshake of a connection has agreed on. It is a copy that stays as it is when the connection ends.
+/// What the handshake of a connection has agreed on. It is a copy that stays as it is when the connection
+/// ends.
 ///
 /// ```
 /// use twistor::tls::{TlsInfo, TlsVersion};
@@ -53,11 +54,12 @@ pub struct TlsInfo {
     pub cipher_suite: &'static str,
     /// The application's protocol (ALPN, RFC 7301), if one was agreed on. See [`alpn_text`](Self::alpn_text).
     pub alpn: Option<Vec<u8>>,
-    /// The name that the client asked for (SNI, RFC 6066 section 3), if it did. On a server: what the client says, in
-    /// lower case, whether or not there is a certificate for it.
+    /// The name that the client asked for (SNI, RFC 6066 section 3), if it did. On a server: what the client
+    /// says, in lower case, whether or not there is a certificate for it.
     pub server_name: Option<String>,
-    /// The peer's certificates, its own first, in DER; none from a client that was not asked for one or had none. They
-    /// are verified, unless a `dangerous_` method says otherwise. In a resumed session those of the first one.
+    /// The peer's certificates, its own first, in DER; none from a client that was not asked for one or had
+    /// none. They are verified, unless a `dangerous_` method says otherwise. In a resumed session those of
+    /// the first one.
     pub peer_certificates: Vec<CertificateDer<'static>>,
     /// Whether an earlier session was resumed, so that no certificate was verified now.
     pub is_resumed: bool,
@@ -81,8 +83,8 @@ impl TlsInfo {
         })
     }
 
-    /// The application's protocol as text, as `h2` or `http/1.1`: all registered ones but a few reserved are. `None` if
-    /// none was agreed on or it is not UTF-8.
+    /// The application's protocol as text, as `h2` or `http/1.1`: all registered ones but a few reserved are.
+    /// `None` if none was agreed on or it is not UTF-8.
     #[must_use]
     pub fn alpn_text(&self) -> Option<&str> {
         std::str::from_utf8(self.alpn.as_deref()?).ok()
@@ -94,8 +96,9 @@ impl TlsInfo {
         self.peer_certificates.first()
     }
 
-    /// The DNS names in the peer's own certificate (its subject alternative names), in lower case; a wildcard as
-    /// `*.example.org`. For a server to tell clients apart; that a server has the right name is verified already.
+    /// The DNS names in the peer's own certificate (its subject alternative names), in lower case; a wildcard
+    /// as `*.example.org`. For a server to tell clients apart; that a server has the right name is verified
+    /// already.
     #[must_use]
     pub fn peer_dns_names(&self) -> Vec<String> {
         self.peer_certificate().map(material::dns_names).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! What a configuration is made of, read from PEM: certificates, private keys, roots, revocation lists.
 //!
-//! A [`Source`] is remembered rather than its contents, so that files can be read again. Contents of keys do not get
-//! into any text.
+//! A [`Source`] is remembered rather than its contents, so that files can be read again. Contents of keys do
+//! not get into any text.
 
 use std::fmt;
 use std::fs::File;
@@ -194,8 +194,8 @@ impl Identity {
         Self { certificate, chain: Vec::new(), key }
     }
 
-    /// Reads it and checks that it belongs together. That it is out of date is only worth a warning: the clock may be
-    /// wrong, and other certificates may be right.
+    /// Reads it and checks that it belongs together. That it is out of date is only worth a warning: the
+    /// clock may be wrong, and other certificates may be right.
     pub(super) fn load(
         &self,
         provider: &CryptoProvider,

@@ -1,15 +1,17 @@
 //! TLS: who we are ([`TlsServer`]), whom we trust ([`TlsClient`]), and what was agreed ([`TlsInfo`]).
 //!
-//! A configuration is made once, checked when it is made, and shared by reference. What runs the protocol on a
-//! connection is a filter below its [`Transport`](crate::Transport), with the same hooks as without TLS.
+//! A configuration is made once, checked when it is made, and shared by reference. What runs the protocol on
+//! a connection is a filter below its [`Transport`](crate::Transport), with the same hooks as without TLS.
 //!
-//! Mostly no configuration is needed in the program: it stands in the endpoint strings, `ssl:443:certificate=FILE` to
-//! listen and `tls:example.org:443` to connect (see [`endpoint`](crate::endpoint)). This module is for what strings
-//! cannot say: several certificates, checks of one's own, reloading.
+//! Mostly no configuration is needed in the program: it stands in the endpoint strings,
+//! `ssl:443:certificate=FILE` to listen and `tls:example.org:443` to connect (see
+//! [`endpoint`](crate::endpoint)). This module is for what strings cannot say: several certificates, checks
+//! of one's own, reloading.
 //!
-//! TLS is version 1.2 or 1.3, by the crate [`rustls`]. Servers are verified as the system does it unless roots are
-//! given; there is no way to leave verification out but the methods with `dangerous` in their names. Data before the
-//! end of the handshake (0-RTT) is neither sent nor taken, and renegotiation does not exist.
+//! TLS is version 1.2 or 1.3, by the crate [`rustls`]. Servers are verified as the system does it unless
+//! roots are given; there is no way to leave verification out but the methods with `dangerous` in their
+//! names. Data before the end of the handshake (0-RTT) is neither sent nor taken, and renegotiation does not
+//! exist.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,7 +1,8 @@
 //! The cryptography below TLS: what computes the keys, ciphers and signatures.
 //!
-//! A configuration uses [`ring`] unless another provider is given to its builder; which features of this crate other
-//! crates switch on changes nothing about that, and the process-wide default of rustls is never asked.
+//! A configuration uses [`ring`] unless another provider is given to its builder; which features of this
+//! crate other crates switch on changes nothing about that, and the process-wide default of rustls is never
+//! asked.
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ pub fn ring() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The cryptography of AWS-LC, with the key exchange X25519MLKEM768, which quantum computers do not break. Needs the
-/// feature `tls-aws-lc-rs`, and a C compiler to build it.
+/// The cryptography of AWS-LC, with the key exchange X25519MLKEM768, which quantum computers do not break.
+/// Needs the feature `tls-aws-lc-rs`, and a C compiler to build it.
 ///
 /// ```
 /// # fn main() -> Result<(), twistor::tls::TlsConfigError> {

@@ -18,8 +18,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many handshakes may be under way unless something else is said.
 pub(super) const MAX_HANDSHAKES: usize = 10_000;
 
-/// What a server shows its clients and wants of them. Cheap to clone; clones are the same configuration, so that one of
-/// them can [`reload`](Self::reload) what a listening port uses. Two that were made separately are never equal.
+/// What a server shows its clients and wants of them. Cheap to clone; clones are the same configuration, so
+/// that one of them can [`reload`](Self::reload) what a listening port uses. Two that were made separately
+/// are never equal.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,8 +60,8 @@ impl TlsServer {
         TlsServerBuilder::new()
     }
 
-    /// With one certificate and otherwise the defaults: the file of the certificate (and of what leads from it to its
-    /// root) and the file of its private key, in PEM. They can be one file.
+    /// With one certificate and otherwise the defaults: the file of the certificate (and of what leads from
+    /// it to its root) and the file of its private key, in PEM. They can be one file.
     ///
     /// ```no_run
     /// use twistor::tls::TlsServer;
@@ -79,8 +80,8 @@ impl TlsServer {
         Self::builder().certificate_files(certificate, key).build()
     }
 
-    /// A configuration that was made with rustls itself, taken as it is. A handshake may take 10 seconds, and 10 000 of
-    /// them may be under way.
+    /// A configuration that was made with rustls itself, taken as it is. A handshake may take 10 seconds, and
+    /// 10 000 of them may be under way.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -116,9 +117,10 @@ impl TlsServer {
         }))
     }
 
-    /// Reads all files again that the configuration was made of: certificates, keys, roots of client certificates,
-    /// revocation lists. Handshakes that begin from now on use what they say now; connections stay as they are. It
-    /// reads files, so it belongs into a time without much to do, or into a thread: a clone can be sent there.
+    /// Reads all files again that the configuration was made of: certificates, keys, roots of client
+    /// certificates, revocation lists. Handshakes that begin from now on use what they say now; connections
+    /// stay as they are. It reads files, so it belongs into a time without much to do, or into a thread: a
+    /// clone can be sent there.
     ///
     /// Clients can go on with sessions that began before. If clients show certificates they cannot: a new
     /// revocation list has to count for all of them.
@@ -195,7 +197,8 @@ impl fmt::Debug for TlsServer {
     }
 }
 
-/// Hears the name that one client asks for, which the connection itself does not tell, and passes the question on.
+/// Hears the name that one client asks for, which the connection itself does not tell, and passes the
+/// question on.
 #[derive(Debug)]
 pub(crate) struct ServerNameTap {
     resolver: Arc<dyn ResolvesServerCert>,

@@ -39,8 +39,8 @@ pub enum ClientCertificates {
     Required,
 }
 
-/// What a [`TlsServer`] is made of. A certificate is all it needs; the rest has defaults that suit a server on the
-/// internet: TLS 1.2 and 1.3, sessions that can be resumed, no client certificates.
+/// What a [`TlsServer`] is made of. A certificate is all it needs; the rest has defaults that suit a server
+/// on the internet: TLS 1.2 and 1.3, sessions that can be resumed, no client certificates.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -98,13 +98,13 @@ impl TlsServerBuilder {
         }
     }
 
-    /// Adds a certificate, from two files in PEM: one with the certificate, followed by those that lead from it to its
-    /// root, and one with its private key. Both can be the same file.
+    /// Adds a certificate, from two files in PEM: one with the certificate, followed by those that lead from
+    /// it to its root, and one with its private key. Both can be the same file.
     ///
-    /// With several, a client gets the one for the name that it asks for (SNI), by the DNS names in the certificate's
-    /// subject alternative names; `*.example.org` stands for any one label. Of several for a name it gets the first
-    /// whose kind of key it knows. Who asks for no name, or for an unknown one, gets the first certificate unless
-    /// [`strict_sni`](Self::strict_sni) is on.
+    /// With several, a client gets the one for the name that it asks for (SNI), by the DNS names in the
+    /// certificate's subject alternative names; `*.example.org` stands for any one label. Of several for a
+    /// name it gets the first whose kind of key it knows. Who asks for no name, or for an unknown one, gets
+    /// the first certificate unless [`strict_sni`](Self::strict_sni) is on.
     pub fn certificate_files(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.identities.push(Identity::new(Source::file(certificate), Source::file(key)));
         self
@@ -116,8 +116,8 @@ impl TlsServerBuilder {
         self
     }
 
-    /// A further file in PEM with certificates that lead from the certificate that was added last to its root, where
-    /// they do not stand behind it in its file.
+    /// A further file in PEM with certificates that lead from the certificate that was added last to its
+    /// root, where they do not stand behind it in its file.
     pub fn chain_file(self, chain: impl AsRef<Path>) -> Self {
         self.chain(Source::file(chain))
     }
@@ -135,15 +135,15 @@ impl TlsServerBuilder {
         self
     }
 
-    /// Whether clients are refused that ask for no name or for one that no certificate has. Off by default: they get
-    /// the first certificate, and may not like it.
+    /// Whether clients are refused that ask for no name or for one that no certificate has. Off by default:
+    /// they get the first certificate, and may not like it.
     pub fn strict_sni(mut self, on: bool) -> Self {
         self.unknown = if on { Unknown::IsRefused } else { Unknown::GetsFirst };
         self
     }
 
-    /// The application's protocols, the best first (ALPN, RFC 7301), 1 to 255 bytes each. A client that offers some,
-    /// but none of these, is refused. None by default.
+    /// The application's protocols, the best first (ALPN, RFC 7301), 1 to 255 bytes each. A client that
+    /// offers some, but none of these, is refused. None by default.
     pub fn alpn<I>(mut self, protocols: I) -> Self
     where
         I: IntoIterator,
@@ -172,10 +172,11 @@ impl TlsServerBuilder {
         self
     }
 
-    /// A file with lists of revoked certificates (RFC 5280), in PEM or DER, that clients' certificates are looked up in.
+    /// A file with lists of revoked certificates (RFC 5280), in PEM or DER, that clients' certificates are
+    /// looked up in.
     ///
-    /// As soon as there is one, there has to be one for every certificate of a client's chain, issued by its issuer
-    /// and not out of date: what cannot be looked up is refused. See [`TlsServer::reload`].
+    /// As soon as there is one, there has to be one for every certificate of a client's chain, issued by its
+    /// issuer and not out of date: what cannot be looked up is refused. See [`TlsServer::reload`].
     pub fn crl_file(mut self, list: impl AsRef<Path>) -> Self {
         self.crls.push(Source::file(list));
         self
@@ -187,11 +188,13 @@ impl TlsServerBuilder {
         self
     }
 
-    /// A check of clients' certificates in addition: it gets the client's certificate and those that the client sent
-    /// with it, both verified already, in DER. What it says against them goes into the error of the connection; the
-    /// client only learns that it is refused. Several checks all have to agree; one that panics refuses.
+    /// A check of clients' certificates in addition: it gets the client's certificate and those that the
+    /// client sent with it, both verified already, in DER. What it says against them goes into the error of
+    /// the connection; the client only learns that it is refused. Several checks all have to agree; one that
+    /// panics refuses.
     ///
-    /// It runs once per full handshake, on the thread of the reactor; a resumed session was checked when it began.
+    /// It runs once per full handshake, on the thread of the reactor; a resumed session was checked when it
+    /// began.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -222,15 +225,15 @@ impl TlsServerBuilder {
         self
     }
 
-    /// Whether clients get tickets to resume their session with (RFC 5077, RFC 8446 section 4.6.1), encrypted with
-    /// keys that are made here and changed every six hours. On by default.
+    /// Whether clients get tickets to resume their session with (RFC 5077, RFC 8446 section 4.6.1), encrypted
+    /// with keys that are made here and changed every six hours. On by default.
     pub fn session_tickets(mut self, on: bool) -> Self {
         self.tickets = on;
         self
     }
 
-    /// How many sessions are kept in memory to be resumed without a ticket; 1024 by default, 0 for none. Without
-    /// tickets as well nothing is resumed.
+    /// How many sessions are kept in memory to be resumed without a ticket; 1024 by default, 0 for none.
+    /// Without tickets as well nothing is resumed.
     pub fn session_cache(mut self, sessions: usize) -> Self {
         self.session_cache = sessions;
         self
@@ -242,8 +245,8 @@ impl TlsServerBuilder {
         self
     }
 
-    /// Whether secrets of connections are appended to the file that the environment variable `SSLKEYLOGFILE` names,
-    /// from which Wireshark and others decrypt what was recorded. To find faults; off by default.
+    /// Whether secrets of connections are appended to the file that the environment variable `SSLKEYLOGFILE`
+    /// names, from which Wireshark and others decrypt what was recorded. To find faults; off by default.
     pub fn key_log(mut self, on: bool) -> Self {
         self.common.key_log = on;
         self
@@ -255,8 +258,8 @@ impl TlsServerBuilder {
         self
     }
 
-    /// How many handshakes of one port may be under way, at least 1; 10 000 by default. With one more, the one that
-    /// has waited longest ends.
+    /// How many handshakes of one port may be under way, at least 1; 10 000 by default. With one more, the
+    /// one that has waited longest ends.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.max_handshakes = handshakes;
         self
@@ -280,8 +283,8 @@ impl TlsServerBuilder {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or lacks what is needed, a key does not belong to its certificate, or settings
-    /// contradict each other.
+    /// If a file cannot be read or lacks what is needed, a key does not belong to its certificate, or
+    /// settings contradict each other.
     pub fn build(self) -> Result<TlsServer, TlsConfigError> {
         self.check()?;
         let config = self.config(None)?;

@@ -1,4 +1,5 @@
-//! How peers are verified beyond what rustls does by itself: by the system, with checks in addition, or not at all.
+//! How peers are verified beyond what rustls does by itself: by the system, with checks in addition, or not
+//! at all.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
