@@ -971,3 +971,30 @@ fn damaged_files_are_read_or_refused() {
     }
     assert!(refused > 500, "{refused}");
 }
+
+/// Runs itself again, as the environment cannot be changed in a program with threads.
+#[test]
+fn secrets_are_logged_only_where_it_was_asked_for() {
+    const WHO: &str = "TWISTOR_TEST_KEY_LOG";
+    let authority = Authority::new("root");
+    if let Ok(who) = std::env::var(WHO) {
+        let server = authority.issue(&["a.example"]).server().key_log(who == "server").build().unwrap();
+        let client = authority.client().key_log(who == "client").build().unwrap();
+        assert!(shake(&server, &client, "a.example").is_complete());
+        return;
+    }
+    let folder = Folder::new();
+    for who in ["server", "client", "nobody"] {
+        let path = folder.0.join(who);
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tls::handshake_tests::secrets_are_logged_only_where_it_was_asked_for"])
+            .env("SSLKEYLOGFILE", &path)
+            .env(WHO, who)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{who}");
+        let log = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(log.contains("CLIENT_TRAFFIC_SECRET_0"), who != "nobody", "{who}: {log}");
+    }
+}

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
+use rustls::{Error, InconsistentKeys, RootCertStore};
 
 use super::config_error::{Part, TlsConfigError};
 
@@ -206,11 +206,13 @@ impl Identity {
             chain.extend(certificates(Part::Chain, source)?);
         }
         let end_entity = &chain[0];
-        let parsed = ParsedCertificate::try_from(end_entity).map_err(|error| {
+        ParsedCertificate::try_from(end_entity).map_err(|error| {
             let complaint = format!("has a certificate that cannot be read: {error}");
             self.certificate.error(Part::Certificate, complaint).because_of(error)
         })?;
-        self.warn_of_dates(&parsed, provider, now);
+        if let Some(doubt) = doubt(end_entity, now) {
+            log::warn!("{}", self.certificate.error(Part::Certificate, doubt));
+        }
         let key = private_key(&self.key)?;
         CertifiedKey::from_der(chain, key, provider).map_err(|error| {
             let complaint = match &error {
@@ -223,30 +225,28 @@ impl Identity {
             self.key.error(Part::Key, complaint).because_of(error)
         })
     }
+}
 
-    fn warn_of_dates(&self, parsed: &ParsedCertificate<'_>, provider: &CryptoProvider, now: UnixTime) {
-        // Without any root the answer is always an error, but the dates are looked at first.
-        let verified = rustls::client::verify_server_cert_signed_by_trust_anchor(
-            parsed,
-            &RootCertStore::empty(),
-            &[],
-            now,
-            provider.signature_verification_algorithms.all,
-        );
-        let place = self.certificate.error(Part::Certificate, "");
-        let days = |from: UnixTime, to: UnixTime| to.as_secs().saturating_sub(from.as_secs()) / 86_400;
-        match verified {
-            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
-                log::warn!("{place}expired {} days ago; peers will refuse it", days(not_after, time));
-            }
-            Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before })) => {
-                log::warn!(
-                    "{place}is not valid for another {} days; peers will refuse it",
-                    days(time, not_before)
-                );
-            }
-            _ => {}
+/// What peers may have against a certificate, as far as it can be seen from here; it continues the name of the
+/// certificate.
+fn doubt(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
+    // Without any root the answer is always an error, but the certificate itself is looked at first.
+    let usage = webpki::KeyUsage::server_auth();
+    let days = |from: UnixTime, to: UnixTime| to.as_secs().saturating_sub(from.as_secs()) / 86_400;
+    match parsed.verify_for_usage(&[], &[], &[], now, usage, None, None).err()? {
+        webpki::Error::CertExpired { time, not_after } => {
+            Some(format!("expired {} days ago; peers will refuse it", days(not_after, time)))
         }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            Some(format!("is not valid for another {} days; peers will refuse it", days(time, not_before)))
+        }
+        webpki::Error::CaUsedAsEndEntity => Some(
+            "is that of an authority (CA:TRUE), which some peers will refuse; \
+             make it with: openssl req -x509 -addext basicConstraints=critical,CA:FALSE"
+                .to_owned(),
+        ),
+        _ => None,
     }
 }
 
@@ -255,4 +255,29 @@ pub(super) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     webpki::EndEntityCert::try_from(certificate)
         .map(|parsed| parsed.valid_dns_names().map(str::to_ascii_lowercase).collect())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn what_peers_may_have_against_a_certificate_is_said() {
+        // The first day of 2021.
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_609_459_200));
+        let doubt_about = |change: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::new(["example.org".to_owned()]).unwrap();
+            change(&mut params);
+            doubt(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der(), now)
+        };
+        assert_eq!(doubt_about(&|_| {}), None);
+        let expired = doubt_about(&|it| it.not_after = date_time_ymd(2020, 12, 22));
+        assert_eq!(expired.as_deref(), Some("expired 10 days ago; peers will refuse it"));
+        let early = doubt_about(&|it| it.not_before = date_time_ymd(2021, 1, 11));
+        assert_eq!(early.as_deref(), Some("is not valid for another 10 days; peers will refuse it"));
+        let authority = doubt_about(&|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+        assert!(authority.unwrap().starts_with("is that of an authority (CA:TRUE)"));
+    }
 }
