@@ -19,8 +19,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::LevelFilter;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use twistor::{Daemon, Deferred, ListenService, Log, Protocol, Reactor, ServiceFn, TimerService, Transport};
 use twistor_tests::process::{again, own_address, role};
+use twistor_tests::tls::{Authority, NAME};
 use twistor_tests::{Driver, PATIENCE, kernel_contract};
 
 // What the copies do.
@@ -446,7 +449,7 @@ kernel_contract! {
         let socket = place.file("socket");
         let listen = format!("{} unix:{}", any_port(), socket.display());
         let mut command = command(module_path!(), driver, &listen);
-        command.env("DAEMON_RESTART", "500");
+        command.env("DAEMON_RESTART", "3000");
         let mut daemon = Running::start(&place, command);
         let address = daemon.port();
         let pid = daemon.ready();
@@ -456,7 +459,7 @@ kernel_contract! {
             ("setup panics", "it ended before it was ready"),
             ("service fails", "it ended before it was ready"),
             ("dies", "it ended before it was ready"),
-            ("hangs", "it was not ready after 500ms"),
+            ("hangs", "it was not ready after 3s"),
         ] {
             place.next(next);
             daemon.signal(libc::SIGUSR2);
@@ -1002,6 +1005,48 @@ kernel_contract! {
         assert!(line.ends_with("start it as root, or as that user"), "{line}");
         assert_eq!(daemon.end(), 77);
         assert!(!place.file("pid").exists());
+    }
+
+    fn certificates_are_read_again_and_a_restart_keeps_a_secure_port_secure(driver) {
+        if role().is_some() {
+            serve(driver);
+        }
+        let place = Place::new("certificates", driver);
+        let write = |authority: &Authority| {
+            let identity = authority.issue(&[NAME], |_| {});
+            fs::write(place.file("both.pem"), identity.certificate_pem + &identity.key_pem).expect("written");
+        };
+        let secure = |authority: &Authority, address| -> std::io::Result<()> {
+            let name = ServerName::try_from(NAME).expect("a name");
+            let client = ClientConnection::new(Arc::new(authority.client_config()), name);
+            let mut stream = StreamOwned::new(client.expect("a client"), connect(address)?);
+            echoes(&mut stream, b"in secret")
+        };
+        let (first, second) = (Authority::new(), Authority::new());
+        write(&first);
+        let listen = format!("ssl:0:interface=127.0.0.1:certificate={}", place.file("both.pem").display());
+        let mut daemon = Running::start(&place, command(module_path!(), driver, &listen));
+        let address = daemon.port();
+        let pid = daemon.ready();
+        secure(&first, address).expect("an echo");
+        write(&second);
+        daemon.signal(libc::SIGHUP);
+        daemon.until("the certificates were read again");
+        secure(&second, address).expect("an echo");
+        secure(&first, address).expect_err("another authority");
+        fs::write(place.file("both.pem"), "nothing of use").expect("written");
+        daemon.signal(libc::SIGHUP);
+        daemon.until("the old certificates stay in use");
+        secure(&second, address).expect("an echo");
+        write(&first);
+        daemon.signal(libc::SIGUSR2);
+        let next = daemon.ready();
+        assert_ne!(next, pid);
+        assert_eq!(daemon.end(), 0);
+        secure(&first, address).expect("an echo of the next process");
+        echoes(connect(address).expect("a connection"), b"in the clear").expect_err("no plain port");
+        kill(next, libc::SIGTERM);
+        daemon.until(&format!("ended, process {next}"));
     }
 
     fn a_log_file_that_was_moved_away_is_opened_again(driver) {

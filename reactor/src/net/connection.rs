@@ -319,6 +319,7 @@ impl Connection {
             Front::File(range) => {
                 let piece = read(range, room)?;
                 seal(&piece)?;
+                tls.sealed_of_file(piece.len());
                 self.outbox.consume_file(piece.len() as u64, pool);
                 return Ok(piece.len());
             }

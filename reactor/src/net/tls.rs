@@ -36,8 +36,10 @@ const RECORD_OVERHEAD: usize = 64;
 /// Input that is being opened. The connections of a reactor share it, one after the other.
 #[derive(Default)]
 pub(crate) struct Opening {
-    /// Memory for what is sealed; with the connection while it is its turn.
+    /// Sealed.
     input: Vec<u8>,
+    /// How much of it was used.
+    used: usize,
     /// The plain bytes of the record that was opened last.
     pub(crate) plain: Vec<u8>,
 }
@@ -83,15 +85,12 @@ pub(crate) struct Tls {
     stage: Stage,
     /// When the handshake has to be complete.
     deadline: Option<Instant>,
-    /// Sealed input from `used` on: the beginning of a record, or more if a handshake has to wait for its turn.
+    /// Sealed input that was looked at and is incomplete. rustls may know the places of parts of a message in it, and has to
+    /// be shown it whenever it is asked for anything. (While a handshake waits for its turn: input that was not looked at.)
     input: Vec<u8>,
-    used: usize,
-    /// Everything in the input was looked at: what is left of it is incomplete, and rustls knows where parts of a message
-    /// lie in it.
-    is_looked_at: bool,
     awaits_turn: bool,
-    /// A record was opened that was not handed out yet.
-    has_record: bool,
+    /// What came with the end of the handshake and was not handed out yet.
+    behind_handshake: Option<Opened>,
     /// The stream has ended without an announcement.
     is_cut_off: bool,
     /// What was written before TLS began.
@@ -99,6 +98,8 @@ pub(crate) struct Tls {
     wire: Wire,
     /// Plain bytes whose sealed form is on the wire.
     in_wire: u64,
+    /// How many of these were in a file, and count towards no mark and no limit.
+    of_file: u64,
     /// Plain bytes sealed so far, up to where that matters.
     sealed: u64,
     server_name: Option<Box<str>>,
@@ -141,6 +142,9 @@ trait Records {
     type Data;
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// Whether there is a message to be sent: if so, [`process`](Self::process) hands that out and looks at no input.
+    fn has_message(&self) -> bool;
 }
 
 impl Records for UnbufferedServerConnection {
@@ -149,6 +153,10 @@ impl Records for UnbufferedServerConnection {
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
     }
+
+    fn has_message(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Records for UnbufferedClientConnection {
@@ -156,6 +164,10 @@ impl Records for UnbufferedClientConnection {
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(input)
+    }
+
+    fn has_message(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -215,34 +227,46 @@ enum Said<'a> {
     End,
 }
 
-/// Seals a record onto the wire. `input` is what rustls has looked at without an end.
+/// Seals a record onto the wire. `input` is what was looked at and is incomplete.
 fn emit(
     records: &mut impl Records,
     said: Said<'_>,
-    input: &mut [u8],
+    input: &mut Vec<u8>,
     wire: &mut Wire,
 ) -> Result<(), rustls::Error> {
     let mut room = RECORD_OVERHEAD + if let Said::Plain(plain) = said { plain.len() } else { 0 };
     loop {
-        match records.process(input) {
-            UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
+        let used = match records.process(input) {
+            UnbufferedStatus { discard, state: Ok(ConnectionState::WriteTraffic(mut traffic)) } => {
                 let written = wire.write(room, |room| match said {
                     Said::Plain(plain) => traffic.encrypt(plain, room),
                     Said::End => traffic.queue_close_notify(room),
                 });
                 match written {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        input.drain(..discard);
+                        return Ok(());
+                    }
                     Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
                     Err(EncryptError::EncryptExhausted) => return Err(rustls::Error::EncryptError),
                 }
+                discard
             }
             // New keys, perhaps, which have to be told first.
-            status => match take_turn(status, wire, &mut Vec::new()).1 {
-                Turn::Failed(error) => return Err(error),
-                Turn::Rest => return Err(rustls::Error::HandshakeNotComplete),
-                Turn::Again | Turn::Record | Turn::PeerEnd => {}
+            status => match take_turn(status, wire, &mut Vec::new()) {
+                (_, Turn::Failed(error)) => return Err(error),
+                (_, Turn::Rest) => return Err(rustls::Error::HandshakeNotComplete),
+                (used, Turn::Again | Turn::Record | Turn::PeerEnd) => used,
             },
-        }
+        };
+        input.drain(..used);
+    }
+}
+
+/// Puts the messages that there are onto the wire. No input is looked at: behind an error it must not be.
+fn emit_messages(records: &mut impl Records, wire: &mut Wire) {
+    while records.has_message() {
+        take_turn(records.process(&mut []), wire, &mut Vec::new());
     }
 }
 
@@ -253,14 +277,13 @@ impl Tls {
             stage: Stage::Handshake,
             deadline,
             input: Vec::new(),
-            used: 0,
-            is_looked_at: false,
             awaits_turn: false,
-            has_record: false,
+            behind_handshake: None,
             is_cut_off: false,
             before,
             wire: Wire::default(),
             in_wire: 0,
+            of_file: 0,
             sealed: 0,
             server_name: None,
         }
@@ -280,23 +303,18 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         let mut tls = Self::new(Session::Client(Box::new(client), name), deadline, before);
         // The client speaks first.
-        match tls.process(&mut Vec::new()) {
-            Turn::Failed(error) => Err(error.into()),
+        match tls.advance(&mut [], &mut Vec::new()) {
+            (_, Turn::Failed(error)) => Err(error.into()),
             _ => Ok(tls),
         }
     }
 
-    /// Has rustls take steps in the input until it asks for something that is not done here.
-    fn process(&mut self, plain: &mut Vec<u8>) -> Turn {
-        let input = &mut self.input[self.used..];
-        let (used, turn) = match &mut self.session {
+    fn advance(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> (usize, Turn) {
+        match &mut self.session {
             Session::Waiting(_) => (0, Turn::Rest),
             Session::Server(server, _) => advance(&mut **server, input, &mut self.wire, plain),
             Session::Client(client, _) => advance(&mut **client, input, &mut self.wire, plain),
-        };
-        self.used += used;
-        self.is_looked_at = matches!(turn, Turn::Rest);
-        turn
+        }
     }
 
     fn state(&self) -> Option<&CommonState> {
@@ -331,13 +349,12 @@ impl Tls {
     /// Prepares the input that is there, and `data` behind it, to be [opened](Self::open).
     pub(crate) fn begin(&mut self, data: &[u8], opening: &mut Opening) -> Result<(), TlsError> {
         self.awaits_turn = false;
-        let mut input = std::mem::take(&mut opening.input);
-        input.clear();
-        input.extend_from_slice(&self.input);
-        input.extend_from_slice(data);
-        self.input = input;
+        opening.used = 0;
+        opening.input.clear();
+        opening.input.append(&mut std::mem::take(&mut self.input));
+        opening.input.extend_from_slice(data);
         if let Session::Waiting(server) = &self.session
-            && !self.input.is_empty()
+            && !opening.input.is_empty()
         {
             let (session, tap) = server.session()?;
             self.session = Session::Server(Box::new(session), tap);
@@ -347,21 +364,30 @@ impl Tls {
 
     /// Opens what comes next of the input.
     pub(crate) fn open(&mut self, opening: &mut Opening, spare: &mut SpareWire) -> Opened {
-        if std::mem::take(&mut self.has_record) {
-            return Opened::Record;
+        if let Some(opened) = self.behind_handshake.take() {
+            return opened;
         }
-        if self.stage == Stage::Failed {
+        if self.stage == Stage::Failed || !self.input.is_empty() {
             return Opened::Nothing;
         }
         self.borrow_wire(spare);
-        let turn = self.process(&mut opening.plain);
+        let (used, turn) = self.advance(&mut opening.input[opening.used..], &mut opening.plain);
+        opening.used += used;
+        if matches!(turn, Turn::Rest) {
+            // From here on whoever seals has to show it.
+            self.keep_rest(opening);
+        }
         let is_secured = self.is_in_handshake() && self.state().is_some_and(|state| !state.is_handshaking());
         let opened = match turn {
             Turn::Failed(error) => {
                 self.stage = Stage::Failed;
                 self.deadline = None;
-                // What is left to say is the alert.
-                let _ = self.process(&mut opening.plain);
+                // The alert.
+                match &mut self.session {
+                    Session::Waiting(_) => {}
+                    Session::Server(server, _) => emit_messages(&mut **server, &mut self.wire),
+                    Session::Client(client, _) => emit_messages(&mut **client, &mut self.wire),
+                }
                 Opened::Failed(error.into())
             }
             turn if is_secured => {
@@ -372,7 +398,11 @@ impl Tls {
                     Session::Client(_, name) => Some(name.clone()),
                     Session::Waiting(_) => None,
                 };
-                self.has_record = matches!(turn, Turn::Record);
+                self.behind_handshake = match turn {
+                    Turn::Record => Some(Opened::Record),
+                    Turn::PeerEnd => Some(Opened::PeerEnd),
+                    Turn::Again | Turn::Rest | Turn::Failed(_) => None,
+                };
                 Opened::Secured
             }
             Turn::Record => Opened::Record,
@@ -383,12 +413,23 @@ impl Tls {
         opened
     }
 
+    /// Does not ask rustls for anything any more.
+    pub(crate) fn give_up(&mut self) -> Opened {
+        self.stage = Stage::Failed;
+        self.deadline = None;
+        Opened::Failed(rustls::Error::General("it panicked".to_owned()).into())
+    }
+
     /// Keeps what was not opened.
     pub(crate) fn end(&mut self, opening: &mut Opening) {
-        let left = if self.stage == Stage::Failed { &[] } else { &self.input[self.used..] };
-        let left = left.to_vec();
-        self.used = 0;
-        opening.input = std::mem::replace(&mut self.input, left);
+        if self.stage != Stage::Failed {
+            self.keep_rest(opening);
+        }
+    }
+
+    fn keep_rest(&mut self, opening: &mut Opening) {
+        self.input.extend_from_slice(&opening.input[opening.used..]);
+        opening.used = opening.input.len();
     }
 
     pub(crate) fn is_in_handshake(&self) -> bool {
@@ -449,6 +490,7 @@ impl Tls {
         if self.wire.is_empty() {
             self.wire.start = 0;
             self.wire.end = 0;
+            self.of_file = 0;
             pool.shrink(std::mem::take(&mut self.in_wire) as usize);
         }
     }
@@ -465,7 +507,7 @@ impl Tls {
 
     /// The same without those in files.
     pub(crate) fn queued(&self) -> usize {
-        self.before.queued() + self.in_wire as usize
+        self.before.queued() + (self.in_wire - self.of_file) as usize
     }
 
     /// How many plain bytes the next record takes.
@@ -492,13 +534,16 @@ impl Tls {
         Ok(())
     }
 
+    /// The last `count` bytes that were sealed were in a file.
+    pub(crate) fn sealed_of_file(&mut self, count: usize) {
+        self.of_file += count as u64;
+    }
+
     fn emit(&mut self, said: Said<'_>) -> Result<(), rustls::Error> {
-        // What was not looked at yet is not to be opened here. Between two records there is nothing else.
-        let input = if self.is_looked_at { &mut self.input[self.used..] } else { &mut [] };
         match &mut self.session {
             Session::Waiting(_) => Err(rustls::Error::HandshakeNotComplete),
-            Session::Server(server, _) => emit(&mut **server, said, input, &mut self.wire),
-            Session::Client(client, _) => emit(&mut **client, said, input, &mut self.wire),
+            Session::Server(server, _) => emit(&mut **server, said, &mut self.input, &mut self.wire),
+            Session::Client(client, _) => emit(&mut **client, said, &mut self.input, &mut self.wire),
         }
     }
 
@@ -520,6 +565,7 @@ impl Tls {
     /// Nothing more is sent.
     pub(crate) fn clear_output(&mut self, pool: &Pool) {
         self.before.clear(pool);
+        self.of_file = 0;
         pool.shrink(std::mem::take(&mut self.in_wire) as usize);
         self.wire = Wire::default();
     }

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
 
+use rustls::CertificateError;
+
 /// Why a connection with TLS ended, in [`Reason::Tls`](crate::Reason::Tls).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -32,7 +34,13 @@ impl fmt::Display for TlsError {
             Self::HandshakeTimeout => f.write_str("the handshake took too long"),
             Self::TooManyHandshakes => f.write_str("too many handshakes were under way"),
             Self::Injected => f.write_str("plain text came behind the request to begin with TLS"),
-            Self::Protocol(error) => error.fmt(f),
+            Self::Protocol(error) => match &**error {
+                // The text of a check of the user's own.
+                rustls::Error::InvalidCertificate(CertificateError::Other(own)) => {
+                    write!(f, "the peer's certificate was refused: {}", own.0)
+                }
+                error => error.fmt(f),
+            },
         }
     }
 }

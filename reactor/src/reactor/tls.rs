@@ -134,7 +134,9 @@ impl Inner {
                     Phase::Lost => false,
                 };
                 let Some(tls) = machine.tls_mut().filter(|_| is_wanted) else { break };
-                tls.open(&mut opening, &mut self.tls.spare.borrow_mut())
+                let spare = &mut self.tls.spare.borrow_mut();
+                // What comes from outside must not end the program, whatever it finds in a library.
+                self.contain("rustls", || tls.open(&mut opening, spare)).unwrap_or_else(|| tls.give_up())
             };
             match opened {
                 Opened::Record => {
