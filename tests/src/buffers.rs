@@ -9,7 +9,7 @@ use std::rc::Rc;
 use socket2::{Domain, Type};
 use twistor::{Port, Protocol, Transport};
 
-use crate::{Announce, Machine, Peer, Script, Socket, World};
+use crate::{Announce, Machine, Peer, Script, Socket, World, tls};
 
 /// How large the kernel's buffers of a connection are; `None` leaves them to the kernel.
 #[derive(Clone, Copy, Default, Debug)]
@@ -38,7 +38,7 @@ impl World {
                 endpoint += &format!(":{name}={size}");
             }
         }
-        self.reactor.listen(endpoint.as_str(), factory).expect("a port")
+        self.reactor.listen(self.secure_endpoint(&endpoint), factory).expect("a port")
     }
 
     /// Like [`World::pair`], with these buffers.
@@ -87,6 +87,9 @@ impl<'w> Peer<'w> {
                 socket
             }
         };
+        if world.is_secured() {
+            return Self::secure(world, socket, tls::common().session());
+        }
         Self::of(world, socket)
     }
 

@@ -8,16 +8,18 @@
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use twistor::testing::{Fault, Link, Simulation};
+use twistor::tls::TlsInfo;
 use twistor::{Eof, OnTimeout, Port, Protocol, Reactor, ReactorBuilder, Reason, Timeout, Transport};
 
 pub use addresses::Silent;
 pub use buffers::{Buffers, pattern};
 pub use child::in_child;
 pub use descriptor::becomes_readable;
+pub use line::{Line, with_tls};
 pub use machine::{Listener, Machine, Mailbox, Socket};
 pub use mail::{Heard, Mail, Post};
 
@@ -27,6 +29,7 @@ mod buffers;
 mod child;
 mod descriptor;
 mod guide;
+mod line;
 pub mod logged;
 mod machine;
 mod mail;
@@ -92,6 +95,54 @@ macro_rules! contract {
                 #[test]
                 fn simulated() {
                     $crate::with_seeds(|| test($crate::Driver::Simulated));
+                }
+            }
+        )*
+    };
+}
+
+/// Like [`contract!`], and once more on every driver with TLS on the streams (section 8: sections 3 to 5 hold unchanged).
+///
+/// What means nothing with TLS stays in a `contract!` beside it.
+#[macro_export]
+macro_rules! stream_contract {
+    ($($(#[$meta:meta])* fn $name:ident($driver:ident) $body:block)*) => {
+        $(
+            $(#[$meta])*
+            mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+
+                fn test($driver: $crate::Driver) $body
+
+                #[test]
+                fn direct() {
+                    test($crate::Driver::Direct);
+                }
+
+                #[test]
+                fn portable() {
+                    test($crate::Driver::Portable);
+                }
+
+                #[test]
+                fn simulated() {
+                    $crate::with_seeds(|| test($crate::Driver::Simulated));
+                }
+
+                #[test]
+                fn tls_direct() {
+                    $crate::with_tls(|| test($crate::Driver::Direct));
+                }
+
+                #[test]
+                fn tls_portable() {
+                    $crate::with_tls(|| test($crate::Driver::Portable));
+                }
+
+                #[test]
+                fn tls_simulated() {
+                    $crate::with_tls(|| $crate::with_seeds(|| test($crate::Driver::Simulated)));
                 }
             }
         )*
@@ -169,6 +220,12 @@ pub struct World {
     machine: Machine,
     /// What the machine is part of, if it is not a real one.
     simulation: Option<Simulation>,
+    /// Whether its ports, and its peers, have TLS.
+    secured: Cell<bool>,
+    /// Of the peers with TLS.
+    lines: RefCell<Vec<Weak<Line>>>,
+    /// Of those that closed with something left to send.
+    leaving: RefCell<Vec<Rc<Line>>>,
 }
 
 impl World {
@@ -200,9 +257,32 @@ impl World {
             // About what Linux gives to the loopback device.
             simulation.set_link(HOST, HOST, &Link::instant().buffers(2 << 20, 4 << 20));
             let machine = Machine::Simulated(host);
-            return Ok(Self { reactor, machine, simulation: Some(simulation) });
+            return Ok(Self::of(reactor, machine, Some(simulation)));
         }
-        Ok(Self { reactor: builder.build()?, machine: Machine::Real, simulation: None })
+        Ok(Self::of(builder.build()?, Machine::Real, None))
+    }
+
+    /// A reactor whose ports have TLS, and whose peers do.
+    ///
+    /// # Panics
+    ///
+    /// The settings make no sense.
+    #[must_use]
+    pub fn secured(driver: Driver, set: impl FnOnce(ReactorBuilder) -> ReactorBuilder) -> Self {
+        let world = Self::with(driver, set);
+        world.set_secured(true);
+        world
+    }
+
+    fn of(reactor: Reactor, machine: Machine, simulation: Option<Simulation>) -> Self {
+        Self {
+            reactor,
+            machine,
+            simulation,
+            secured: Cell::new(line::is_secured()),
+            lines: RefCell::default(),
+            leaving: RefCell::default(),
+        }
     }
 
     /// Where the reactor runs.
@@ -275,6 +355,7 @@ impl World {
     ///
     /// The reactor fails.
     pub fn turn(&self, wait: Duration) -> bool {
+        self.pump_peers();
         let before = self.now();
         let goes_on = self.reactor.turn(Some(wait)).expect("a turn");
         if let Some(simulation) = &self.simulation {
@@ -299,6 +380,7 @@ impl World {
     /// Turns the reactor `passes` times without waiting.
     pub fn turns(&self, passes: usize) {
         for _ in 0..passes {
+            self.pump_peers();
             self.reactor.turn(Some(Duration::ZERO)).expect("a turn");
         }
     }
@@ -338,7 +420,7 @@ impl World {
 
     /// Listens on a free port, with a closure or factory.
     pub fn listen(&self, factory: impl twistor::Factory) -> Port {
-        self.reactor.listen("tcp:0:interface=127.0.0.1", factory).expect("a port")
+        self.listen_with(Buffers::default(), factory)
     }
 
     /// A peer connected to `port`; the reactor has not accepted it yet.
@@ -380,7 +462,7 @@ impl<P: Protocol> Protocol for Announce<P> {
 #[derive(Debug)]
 pub struct Peer<'w> {
     world: &'w World,
-    socket: Option<Socket>,
+    line: Option<Rc<Line>>,
 }
 
 /// How a stream ended for the peer.
@@ -400,19 +482,41 @@ impl<'w> Peer<'w> {
     /// Nobody takes the connection.
     #[must_use]
     pub fn connect(world: &'w World, address: SocketAddr) -> Self {
-        Self::of(world, world.machine.connect(address).expect("the port takes connections"))
+        Self::connect_with(world, address, Buffers::default())
     }
 
-    /// A peer over a socket that exists already.
+    /// A peer over a socket that exists already, without TLS in any world.
     #[must_use]
     pub fn of(world: &'w World, socket: Socket) -> Self {
-        Self { world, socket: Some(socket) }
+        Self { world, line: Some(Rc::new(Line::plain(socket))) }
+    }
+
+    fn line(&self) -> &Line {
+        self.line.as_ref().expect("the peer is still connected")
     }
 
     /// The socket.
     #[must_use]
     pub fn socket(&self) -> &Socket {
-        self.socket.as_ref().expect("the peer is still connected")
+        self.line().socket()
+    }
+
+    /// Receives what has arrived; 0 at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has arrived, or the stream is broken, or TLS did not announce its end.
+    pub fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.line().read(buffer)
+    }
+
+    /// Sends what there is room for.
+    ///
+    /// # Errors
+    ///
+    /// There is no room, or the stream is broken.
+    pub fn write(&self, data: &[u8]) -> std::io::Result<usize> {
+        self.line().write(data)
     }
 
     /// Our address.
@@ -435,7 +539,7 @@ impl<'w> Peer<'w> {
         if data.is_empty() {
             return 0;
         }
-        match self.socket().write(data) {
+        match self.write(data) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => panic!("the peer cannot send: {error}"),
@@ -449,7 +553,7 @@ impl<'w> Peer<'w> {
         let mut filled = 0;
         self.world.until("the peer receives what was written", || {
             while filled < count {
-                match self.socket().read(&mut data[filled..]) {
+                match self.read(&mut data[filled..]) {
                     Ok(0) => panic!("the stream ended after {filled} of {count} bytes"),
                     Ok(more) => filled += more,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -465,7 +569,7 @@ impl<'w> Peer<'w> {
     #[must_use]
     pub fn try_receive(&self) -> Option<Vec<u8>> {
         let mut data = vec![0; 1 << 16];
-        match self.socket().read(&mut data) {
+        match self.read(&mut data) {
             Ok(0) => None,
             Ok(count) => {
                 data.truncate(count);
@@ -484,7 +588,7 @@ impl<'w> Peer<'w> {
         let mut ending = None;
         self.world.until("the stream ends for the peer", || {
             loop {
-                match self.socket().read(&mut buffer) {
+                match self.read(&mut buffer) {
                     Ok(0) => ending = Some(Ending::Fin),
                     Ok(count) => {
                         data.extend_from_slice(&buffer[..count]);
@@ -502,19 +606,30 @@ impl<'w> Peer<'w> {
 
     /// Ends the peer's direction with a FIN.
     pub fn finish(&self) {
-        self.socket().finish().expect("a FIN");
+        self.try_finish().expect("a FIN");
+    }
+
+    /// Ends the peer's direction with a FIN, if it can.
+    ///
+    /// # Errors
+    ///
+    /// The stream is broken.
+    pub fn try_finish(&self) -> std::io::Result<()> {
+        self.line().finish()
     }
 
     /// Breaks the connection with a reset.
     pub fn reset(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            socket.reset();
+        if let Some(line) = self.line.take().and_then(Rc::into_inner) {
+            line.reset();
         }
     }
 
     /// Closes the peer's socket; with unread data in it the kernel sends a reset.
     pub fn close(&mut self) {
-        self.socket = None;
+        if let Some(line) = self.line.take() {
+            line::close(self.world, line);
+        }
     }
 }
 
@@ -525,6 +640,8 @@ pub enum Event {
     Made,
     /// `data_received`
     Data(Vec<u8>),
+    /// `tls_started`
+    Secured,
     /// `eof_received`
     Eof,
     /// `pause_writing`
@@ -612,6 +729,7 @@ pub struct Script {
     log: Log,
     made: Option<Hook>,
     data: Option<DataHook>,
+    secured: Option<Hook>,
     eof: Option<Box<dyn FnMut(&Transport) -> Eof>>,
     pause: Option<Hook>,
     resume: Option<Hook>,
@@ -646,6 +764,13 @@ impl Script {
     #[must_use]
     pub fn on_data(mut self, hook: impl FnMut(&Transport, &[u8]) + 'static) -> Self {
         self.data = Some(Box::new(hook));
+        self
+    }
+
+    /// In `tls_started`.
+    #[must_use]
+    pub fn on_secured(mut self, hook: impl FnMut(&Transport) + 'static) -> Self {
+        self.secured = Some(Box::new(hook));
         self
     }
 
@@ -713,6 +838,12 @@ impl Protocol for Script {
         if let Some(hook) = &mut self.data {
             hook(transport, data);
         }
+    }
+
+    fn tls_started(&mut self, transport: &Transport, tls: &TlsInfo) {
+        assert_eq!(transport.tls().as_ref(), Some(tls));
+        self.log.push(Event::Secured);
+        call(&mut self.secured, transport);
     }
 
     fn eof_received(&mut self, transport: &Transport) -> Eof {

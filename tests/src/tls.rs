@@ -1,11 +1,14 @@
 //! Certificates for a test, and TLS configurations of both ends that trust them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519};
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion, version,
+};
 use twistor::tls::{TlsClient, TlsServer};
 
 /// The name that the server's certificate is for.
@@ -18,6 +21,106 @@ impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Authority")
     }
+}
+
+/// What the tests of a program have in common: keys and certificates take their time.
+#[derive(Debug)]
+pub struct Common {
+    /// Who vouches for the server.
+    pub authority: Authority,
+    /// A server of the reactor's, named [`NAME`].
+    pub server: TlsServer,
+    /// A client of the reactor's that trusts the authority.
+    pub client: TlsClient,
+    server_config: Arc<ServerConfig>,
+    client_config: Arc<ClientConfig>,
+}
+
+/// What the tests of this program have in common. With `TWISTOR_TLS=1.2` they talk that version.
+pub fn common() -> &'static Common {
+    static COMMON: OnceLock<Common> = OnceLock::new();
+    COMMON.get_or_init(|| {
+        let authority = Authority::new();
+        let mut server = authority.server_config();
+        // A peer that closes without having read its ticket would break the stream: that is not what tests are about.
+        server.send_tls13_tickets = 0;
+        let is_old = std::env::var("TWISTOR_TLS").is_ok_and(|version| version == "1.2");
+        let versions = if is_old { &[&version::TLS12][..] } else { ALL_VERSIONS };
+        let (server, client) = (Arc::new(server), Arc::new(authority.client_config_of(versions)));
+        Common {
+            authority,
+            server: TlsServer::from_config(Arc::clone(&server)),
+            client: TlsClient::from_config(Arc::clone(&client)),
+            server_config: server,
+            client_config: client,
+        }
+    })
+}
+
+impl Common {
+    /// The side of a client that is no reactor.
+    ///
+    /// # Panics
+    ///
+    /// There is no such client.
+    #[must_use]
+    pub fn session(&self) -> ClientConnection {
+        self.session_for(NAME)
+    }
+
+    /// The same for a server of another name.
+    ///
+    /// # Panics
+    ///
+    /// There is no such client.
+    #[must_use]
+    pub fn session_for(&self, name: &str) -> ClientConnection {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        ClientConnection::new(Arc::clone(&self.client_config), name).expect("a client")
+    }
+
+    /// The side of a server that is no reactor.
+    ///
+    /// # Panics
+    ///
+    /// There is no such server.
+    #[must_use]
+    pub fn server_session(&self) -> ServerConnection {
+        ServerConnection::new(Arc::clone(&self.server_config)).expect("a server")
+    }
+
+    /// What a client says first.
+    ///
+    /// # Panics
+    ///
+    /// It says nothing.
+    #[must_use]
+    pub fn hello(&self) -> Vec<u8> {
+        let mut hello = Vec::new();
+        self.session().write_tls(&mut hello).expect("memory takes it");
+        hello
+    }
+}
+
+/// Has a certificate be of the year 2000.
+pub fn make_expired(params: &mut CertificateParams) {
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+}
+
+/// A server with this certificate.
+///
+/// # Panics
+///
+/// The configuration is refused.
+#[must_use]
+pub fn server_config_of(identity: Identity) -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(identity.chain, identity.key)
+        .expect("a configuration")
 }
 
 /// A certificate and its key.
@@ -41,13 +144,20 @@ impl Default for Authority {
 
 impl Authority {
     /// A new one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::named("the authority of a test")
+    }
+
+    /// A new one of that name.
     ///
     /// # Panics
     ///
     /// The crate that makes certificates fails.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
@@ -92,13 +202,7 @@ impl Authority {
     /// The configuration is refused.
     #[must_use]
     pub fn server_config(&self) -> ServerConfig {
-        let identity = self.issue(&[NAME], |_| {});
-        ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(identity.chain, identity.key)
-            .expect("a configuration")
+        server_config_of(self.issue(&[NAME], |_| {}))
     }
 
     /// A client that trusts it.
@@ -108,8 +212,18 @@ impl Authority {
     /// The configuration is refused.
     #[must_use]
     pub fn client_config(&self) -> ClientConfig {
+        self.client_config_of(ALL_VERSIONS)
+    }
+
+    /// The same, that talks these versions only.
+    ///
+    /// # Panics
+    ///
+    /// The configuration is refused.
+    #[must_use]
+    pub fn client_config_of(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(self.roots())
             .with_no_client_auth()

@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use twistor::{Eof, Protocol, Transport};
-use twistor_tests::{Ending, Event, Log, Script, World, contract};
+use twistor_tests::{Ending, Event, Log, Script, World, stream_contract};
 
-contract! {
+stream_contract! {
     // Line 22.
     fn a_switch_takes_effect_when_the_hook_returns(driver) {
         let world = World::new(driver);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use twistor::{Deferred, Reason};
-use twistor_tests::{Buffers, Ending, Event, Log, Script, World, contract, pattern};
+use twistor_tests::{Buffers, Ending, Event, Log, Script, World, pattern, stream_contract};
 
 /// An open file without a name.
 fn file(data: &[u8]) -> File {
@@ -34,7 +34,7 @@ fn outcome(deferred: Deferred<(), Reason>) -> Outcome {
     outcome
 }
 
-contract! {
+stream_contract! {
     // Line 35.
     fn files_keep_their_place_among_other_writes(driver) {
         let world = World::new(driver);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use twistor::{OnTimeout, Timeout, Timeouts, Transport};
-use twistor_tests::{Buffers, Ending, Event, Log, Peer, Script, World, contract};
+use twistor_tests::{Buffers, Ending, Event, Log, Peer, Script, World, stream_contract};
 
 const SHORT: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_secs(600);
@@ -33,7 +33,7 @@ fn until_timed_out(world: &World, log: &Log, which: Timeout, mut meanwhile: impl
     world.now()
 }
 
-contract! {
+stream_contract! {
     // Line 36.
     fn an_idle_connection_times_out_and_its_peer_sees_a_reset(driver) {
         let world = World::new(driver);
@@ -120,7 +120,7 @@ contract! {
                 last = turn;
             }
             if world.since(start) < 6 * SHORT {
-                let _ = std::io::Read::read(&mut peer.socket(), &mut [0; 500]);
+                let _ = peer.read(&mut [0; 500]);
             }
             turn = world.now();
         });
@@ -267,7 +267,7 @@ contract! {
             }));
             transport.set_timeouts(Timeouts::new().read(SHORT));
             assert_eq!(peer.receive_to_end().1, if abort { Ending::Reset } else { Ending::Fin });
-            peer.socket().finish().ok();
+            peer.try_finish().ok();
             world.until("the loss", || log.lost().is_some());
             assert_eq!(log.lost().as_deref(), Some(if abort { "aborted" } else { "closed" }));
         }

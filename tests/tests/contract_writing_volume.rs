@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use twistor::bytes::Bytes;
 use twistor::{Protocol, Transport};
-use twistor_tests::{Buffers, Ending, Log, Peer, Script, World, contract, pattern};
+use twistor_tests::{Buffers, Ending, Log, Peer, Script, World, pattern, stream_contract};
 
 const GIB: usize = 1 << 30;
 /// Distance of the stamps; no multiple of any buffer.
@@ -53,7 +53,7 @@ fn receive_stamped(world: &World, peer: &Peer<'_>, total: usize, mut between: im
         between();
         // A piece at a time, so that both sides of the kernel's buffers keep moving.
         for _ in 0..16 {
-            match peer.socket().read(&mut buffer) {
+            match peer.read(&mut buffer) {
                 Ok(0) => panic!("the stream ended after {received} bytes"),
                 Ok(count) => {
                     check(received, &buffer[..count]);
@@ -68,15 +68,16 @@ fn receive_stamped(world: &World, peer: &Peer<'_>, total: usize, mut between: im
     assert_eq!(received, total);
 }
 
-contract! {
+stream_contract! {
     // Line 33.
     fn a_gibibyte_in_one_write_arrives_whole(driver) {
         let _alone = alone();
         let world = World::new(driver);
+        let total = world.volume(GIB);
         let log = Log::new();
         let (transport, peer) = world.pair(Script::new(&log));
-        transport.write_bytes(stamped(0, GIB));
-        receive_stamped(&world, &peer, GIB, || {});
+        transport.write_bytes(stamped(0, total));
+        receive_stamped(&world, &peer, total, || {});
         assert_eq!(world.reactor.stats().queued_bytes, 0);
         assert_eq!(log.lost(), None);
     }
@@ -85,13 +86,14 @@ contract! {
     fn a_gibibyte_in_many_writes_arrives_whole(driver) {
         let _alone = alone();
         let world = World::new(driver);
+        let total = world.volume(GIB);
         let log = Log::new();
         let (transport, peer) = world.pair(Script::new(&log));
         let mut written = 0;
         let piece = 300_000;
-        receive_stamped(&world, &peer, GIB, || {
-            while written < GIB && transport.queued() < 2_000_000 {
-                let count = piece.min(GIB - written);
+        receive_stamped(&world, &peer, total, || {
+            while written < total && transport.queued() < 2_000_000 {
+                let count = piece.min(total - written);
                 let data = stamped(written, count);
                 if written / piece % 2 == 0 { transport.write(&data) } else { transport.write_bytes(data) }
                 written += count;
@@ -104,6 +106,7 @@ contract! {
     fn a_gibibyte_through_a_pipe_arrives_whole(driver) {
         let _alone = alone();
         let world = World::new(driver);
+        let total = world.volume(GIB);
         let (source, from) = world.pair(Script::new(&Log::new()));
         let (target, to) = world.pair(Script::new(&Log::new()));
         let outcome = Rc::new(Cell::new(None));
@@ -113,10 +116,10 @@ contract! {
         }
         let piece = stamped(0, STEP * 250);
         let mut sent = 0;
-        receive_stamped(&world, &to, GIB, || {
-            while sent < GIB {
+        receive_stamped(&world, &to, total, || {
+            while sent < total {
                 let at = sent % piece.len();
-                let count = (piece.len() - at).min(GIB - sent).min(1 << 20);
+                let count = (piece.len() - at).min(total - sent).min(1 << 20);
                 match from.try_send(&piece[at..at + count]) {
                     0 => break,
                     more => sent += more,
@@ -126,7 +129,7 @@ contract! {
         from.finish();
         assert_eq!(to.receive_to_end(), (Vec::new(), Ending::Fin));
         world.until("the outcome", || outcome.get().is_some());
-        assert_eq!(outcome.get(), Some(GIB as u64));
+        assert_eq!(outcome.get(), Some(total as u64));
         assert!(world.reactor.stats().queued_bytes == 0);
     }
 

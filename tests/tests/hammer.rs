@@ -16,15 +16,20 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use twistor::endpoint::{ConnectEndpoint, IntoConnectEndpoint, ListenEndpoint, TlsConnect, TlsListen};
 use twistor::testing::{Link, Pieces};
+use twistor::tls::rustls::pki_types::ServerName;
 use twistor::{
     DelayedCall, Eof, Handle, LoopingCall, OnTimeout, Peer, Port, Protocol, Reason, Timeout, Timeouts,
     Transport,
 };
 use twistor_tests::process::open_descriptors;
-use twistor_tests::{Driver, Event, HOST, Log, Machine, Script, Socket, World, contract, in_child, set_seed};
+use twistor_tests::tls::{self, NAME};
+use twistor_tests::{Driver, Event, HOST, Line, Log, Machine, Script, World, contract, in_child, set_seed};
 
 const SEEDS: u64 = 3000;
+/// With TLS, whose handshakes take their time.
+const TLS_SEEDS: u64 = 100;
 const MOST_CONNECTIONS: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Length of the text of which every stream is a turn.
@@ -155,6 +160,7 @@ struct Game {
     protocols: Cell<isize>,
     /// Whether something may happen although no peer does anything.
     with_timers: bool,
+    with_tls: bool,
     over: Cell<bool>,
 }
 
@@ -190,7 +196,14 @@ impl Game {
         }
         let Some(address) = self.port.borrow().local_addr().socket_addr() else { return };
         let game = Rc::clone(self);
-        let deferred = self.handle.connect(address, move |_| game.protocol::<0>(None));
+        let endpoint = if self.with_tls {
+            let name = ServerName::try_from(NAME).expect("a name");
+            let client = tls::common().client.clone();
+            ConnectEndpoint::Tls(TlsConnect::new(address, client, name).expect("an endpoint"))
+        } else {
+            address.into_connect_endpoint().expect("an endpoint")
+        };
+        let deferred = self.handle.connect(endpoint, move |_| game.protocol::<0>(None));
         if self.random.one_in(8) {
             deferred.cancel();
         }
@@ -204,7 +217,12 @@ impl Game {
             }
             (!game.random.one_in(20)).then(|| game.protocol::<0>(None))
         };
-        self.handle.listen("tcp:0:interface=127.0.0.1:send_buffer=16384", factory).expect("a port")
+        let endpoint = "tcp:0:interface=127.0.0.1:send_buffer=16384";
+        if self.with_tls {
+            let endpoint = TlsListen::new(endpoint, tls::common().server.clone()).expect("an endpoint");
+            return self.handle.listen(ListenEndpoint::Tls(endpoint), factory).expect("a port");
+        }
+        self.handle.listen(endpoint, factory).expect("a port")
     }
 
     fn panic(&self) {
@@ -569,9 +587,9 @@ impl<const N: u8> Protocol for Hammer<N> {
     }
 }
 
-/// A plain socket at the other end.
+/// A socket at the other end that is nothing to the reactor.
 struct Plain {
-    socket: Option<Socket>,
+    socket: Option<Line>,
     out: Rc<Stream>,
     input: Rc<Stream>,
     position: u64,
@@ -583,6 +601,8 @@ impl Plain {
         let socket = game.machine.connect(game.port.borrow().local_addr().socket_addr()?).ok()?;
         let (here, there) = (socket.local_addr().port(), socket.peer_addr().port());
         let (out, input) = (game.stream(here, there), game.stream(there, here));
+        let socket =
+            if game.with_tls { Line::secured(socket, tls::common().session()) } else { Line::plain(socket) };
         Some(Self { socket: Some(socket), out, input, position: 0, finished: false })
     }
 
@@ -604,7 +624,7 @@ impl Plain {
                 // An error means that it is reset already.
                 let _ = socket.finish();
             }
-            31 => self.socket.take().into_iter().for_each(Socket::reset),
+            31 => self.socket.take().into_iter().for_each(Line::reset),
             32 => self.socket = None,
             _ => {}
         }
@@ -664,7 +684,7 @@ fn assert_sleeps(world: &World, game: &Game) {
 }
 
 /// Plays one seed. Returns what is wrong.
-fn play(driver: Driver, seed: u64) -> Vec<String> {
+fn play(driver: Driver, seed: u64, with_tls: bool) -> Vec<String> {
     let random = Random::new(seed);
     set_seed(seed);
     let world = World::with(driver, |builder| {
@@ -694,6 +714,7 @@ fn play(driver: Driver, seed: u64) -> Vec<String> {
     let port = reactor.listen("tcp:0:interface=127.0.0.1", |_| None::<Hammer<0>>).expect("a port");
     let game = Rc::new(Game {
         with_timers: !random.one_in(4),
+        with_tls,
         random,
         handle: Handle::clone(reactor),
         machine: world.machine(),
@@ -715,7 +736,9 @@ fn play(driver: Driver, seed: u64) -> Vec<String> {
             plain.extend(Plain::connect(&game));
         }
     }
-    for step in 0..20 + game.random.below(40) {
+    // A handshake takes some passes.
+    let steps = (20 + game.random.below(40)) * if with_tls { 3 } else { 1 };
+    for step in 0..steps {
         for peer in &mut plain {
             peer.act(&game);
         }
@@ -815,9 +838,9 @@ fn finish(world: &World, game: &Rc<Game>, mut plain: Vec<Plain>) {
     }
 }
 
-fn hammer(driver: Driver) {
+fn hammer(driver: Driver, with_tls: bool) {
     std::fs::write(text_file(), text()).expect("a file");
-    let seeds = std::env::var("TWISTOR_SEED").map_or(0..SEEDS, |wanted| {
+    let seeds = std::env::var("TWISTOR_SEED").map_or(0..if with_tls { TLS_SEEDS } else { SEEDS }, |wanted| {
         let number = |text: &str| text.parse::<u64>().expect("TWISTOR_SEED is a number or a range n..m");
         match wanted.split_once("..") {
             Some((from, to)) => number(from)..number(to),
@@ -825,10 +848,10 @@ fn hammer(driver: Driver) {
         }
     });
     let mut failures = Vec::new();
-    play(driver, u64::MAX);
+    play(driver, u64::MAX, with_tls);
     let descriptors = open_descriptors();
     for seed in seeds {
-        let mut faults = play(driver, seed);
+        let mut faults = play(driver, seed, with_tls);
         let left = open_descriptors();
         if left != descriptors {
             faults.push(format!("{left} descriptors instead of {descriptors}"));
@@ -847,7 +870,11 @@ fn hammer(driver: Driver) {
 
 contract! {
     fn the_rules_hold_whatever_hooks_and_peers_do(driver) {
-        in_child(module_path!(), driver, || hammer(driver));
+        in_child(module_path!(), driver, || hammer(driver, false));
+    }
+
+    fn the_rules_hold_with_tls_whatever_hooks_and_peers_do(driver) {
+        in_child(module_path!(), driver, || hammer(driver, true));
     }
 
     fn a_protocol_that_pauses_when_it_takes_over_hears_nothing_meanwhile(driver) {

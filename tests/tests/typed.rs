@@ -11,7 +11,7 @@ use twistor::{
     Connection, Deferred, Eof, Fallible, OnTimeout, Protocol, Reason, Timeout, Timeouts, Transport,
     TryProtocol,
 };
-use twistor_tests::{Ending, Log, Peer, Script, World, contract};
+use twistor_tests::{Ending, Log, Peer, Script, World, stream_contract};
 
 /// Counts, and says its count when told to.
 #[derive(Default)]
@@ -44,7 +44,7 @@ fn counter(world: &World) -> (Connection<Counter>, Peer<'_>, Rc<Cell<bool>>) {
     (connection, peer, lost)
 }
 
-contract! {
+stream_contract! {
     fn a_transport_knows_the_type_of_its_protocol(driver) {
         let world = World::new(driver);
         let (connection, _peer, lost) = counter(&world);
@@ -182,8 +182,8 @@ contract! {
 
     fn typed_timers_end_with_the_connection(driver) {
         let world = World::new(driver);
-        let (connection, _peer, lost) = counter(&world);
         let timers = world.reactor.stats().timers;
+        let (connection, _peer, lost) = counter(&world);
         let transport = connection.transport().clone();
         let kept = Rc::new(());
         let (once, often) = (Rc::clone(&kept), Rc::clone(&kept));
@@ -326,7 +326,7 @@ contract! {
                 _ => {}
             }
             let _ = peer.receive_to_end();
-            let _ = peer.socket().finish();
+            let _ = peer.try_finish();
             world.until("the loss", || told.borrow().is_some());
             assert_eq!(told.take(), Some(format!("failed: {hook} failed")));
         }

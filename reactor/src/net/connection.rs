@@ -331,10 +331,11 @@ impl Connection {
         Ok(sealed)
     }
 
-    /// Whether the loss by an end that was not announced is due.
+    /// Whether the loss by an end that was not announced is due. A stream whose sending failed did not end, it broke.
     #[cfg(feature = "tls")]
     pub(crate) fn is_truncated(&self) -> bool {
         self.modes.peer_end == PeerEnd::Seen
+            && self.modes.write_side != WriteSide::Broken
             && self.delivers_at_once()
             && self.tls().is_some_and(Tls::is_cut_off)
     }
@@ -603,6 +604,12 @@ impl Connection {
     /// Whether the peer has finished and the protocol knows.
     pub(crate) fn has_ended(&self) -> bool {
         self.modes.peer_end == PeerEnd::Told
+    }
+
+    /// Whether the peer has finished, whoever knows.
+    #[cfg(feature = "tls")]
+    pub(crate) fn peer_has_ended(&self) -> bool {
+        self.modes.peer_end != PeerEnd::Open
     }
 
     /// Whether the protocol is to be told now that the peer has finished; true once. A stream whose sending

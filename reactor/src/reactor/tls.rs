@@ -181,10 +181,11 @@ impl Inner {
         transport.0.machine.borrow_mut().tls_failed(Reason::Tls(error), now, transport.pool());
     }
 
-    /// The stream may have ended in the middle of a handshake.
+    /// The stream may have ended in the middle of a handshake. If sending has failed, it did not end, it broke.
     pub(super) fn end_broken_handshake(&self, transport: &Transport) {
         let mut machine = transport.0.machine.borrow_mut();
-        if machine.is_open() && machine.tls().is_some_and(Tls::is_in_handshake) {
+        let has_ended = machine.is_open() && !machine.sending_has_failed();
+        if has_ended && machine.tls().is_some_and(Tls::is_in_handshake) {
             Counters::bump(&self.counters.tls_failures);
             machine.lose(Reason::Tls(TlsError::HandshakeEnded), End::Orderly, transport.pool());
         }

@@ -37,6 +37,7 @@ use crate::reactor::handle::Handle;
 use crate::reactor::inner::{Inner, TypedCall};
 use crate::reactor::looping::LoopingCall;
 use crate::reactor::relay::RelayOut;
+use crate::reactor::stats::Counters;
 use crate::reactor::timers::{DelayedCall, Timer};
 use crate::reactor::typed::Connection;
 
@@ -371,7 +372,7 @@ impl Transport {
     #[cold]
     fn over_limit(&self) {
         if let Some(inner) = self.inner() {
-            crate::reactor::stats::Counters::bump(&inner.counters.write_limit_hits);
+            Counters::bump(&inner.counters.write_limit_hits);
         }
         log::warn!("{}: aborted, because it does not read what is written for it", self.0.ends.peer());
         self.attend();
@@ -415,6 +416,9 @@ impl Transport {
         }
         #[cfg(feature = "tls")]
         if self.0.machine.borrow().tls().is_some_and(Tls::is_in_handshake) {
+            if let Some(inner) = self.inner() {
+                Counters::bump(&inner.counters.tls_failures);
+            }
             return self.end(Reason::Tls(TlsError::Injected), End::Abrupt);
         }
         let waiting = self.0.machine.borrow_mut().unread(bytes);

@@ -249,8 +249,7 @@ impl Attempt {
         self.progress.replace(Progress::Over);
         transport.reactor().clone().call_soon(move |handle| {
             let panicked = matches!(transport.0.machine.borrow().reason(), Some(Reason::Panicked));
-            if let Some(inner) = handle.inner().filter(|_| !panicked) {
-                Counters::bump(&inner.counters.connected);
+            if handle.inner().is_some() && !panicked {
                 return this.finish(Ok(transport));
             }
             this.finish(Err(this.error(ConnectErrorKind::Declined)));

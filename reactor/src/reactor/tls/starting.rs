@@ -11,6 +11,7 @@ use crate::net::tls::Tls;
 use crate::net::tls_error::TlsError;
 use crate::reactor::deferred::Deferred;
 use crate::reactor::inner::Inner;
+use crate::reactor::stats::Counters;
 use crate::reactor::timers::deadline;
 use crate::reactor::transport::Transport;
 use crate::tls::{TlsClient, TlsInfo, TlsServer};
@@ -119,11 +120,15 @@ impl Transport {
             }
             if machine.has_unread() {
                 Err(TlsError::Injected)
+            } else if machine.peer_has_ended() {
+                // Nobody would say so again.
+                Err(TlsError::HandshakeEnded)
             } else {
                 machine.secure(|before| make(&inner, before))
             }
         };
         if let Err(error) = begun {
+            Counters::bump(&inner.counters.tls_failures);
             self.end(Reason::Tls(error.clone()), End::Abrupt);
             return Err(Reason::Tls(error));
         }
