@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ED25519, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
@@ -130,9 +133,9 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
-    /// The certificates, as a file holds them.
-    pub certificate_pem: String,
-    /// The key, as a file holds it.
+    /// The chain in PEM.
+    pub chain_pem: String,
+    /// The key in PEM.
     pub key_pem: String,
 }
 
@@ -159,6 +162,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
@@ -178,9 +182,39 @@ impl Authority {
         Identity {
             chain: vec![certificate.der().clone(), self.0.der().clone()],
             key: PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
-            certificate_pem: certificate.pem() + &self.0.pem(),
+            chain_pem: certificate.pem() + &self.0.pem(),
             key_pem: key.serialize_pem(),
         }
+    }
+
+    /// Its certificate in PEM.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A list of certificates that it has revoked, by their serial numbers, in PEM.
+    ///
+    /// # Panics
+    ///
+    /// The crate that makes certificates fails.
+    #[must_use]
+    pub fn revoke(&self, serials: &[SerialNumber]) -> String {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: serial.clone(),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).expect("a list").pem().expect("PEM")
     }
 
     /// The roots of somebody who trusts it.

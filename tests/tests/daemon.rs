@@ -1014,7 +1014,7 @@ kernel_contract! {
         let place = Place::new("certificates", driver);
         let write = |authority: &Authority| {
             let identity = authority.issue(&[NAME], |_| {});
-            fs::write(place.file("both.pem"), identity.certificate_pem + &identity.key_pem).expect("written");
+            fs::write(place.file("both.pem"), identity.chain_pem + &identity.key_pem).expect("written");
         };
         let secure = |authority: &Authority, address| -> std::io::Result<()> {
             let name = ServerName::try_from(NAME).expect("a name");

@@ -38,13 +38,13 @@ impl Files {
 
     /// A certificate and its key in one file. The authority's is the last in it.
     fn identity(&self, name: &str, identity: &Identity) -> String {
-        self.write(name, &(identity.certificate_pem.clone() + &identity.key_pem))
+        self.write(name, &(identity.chain_pem.clone() + &identity.key_pem))
     }
 
     fn roots(&self, name: &str, authority: &Authority) -> String {
-        let Identity { certificate_pem, .. } = authority.issue(&[], |_| {});
-        let at = certificate_pem.rfind("-----BEGIN CERTIFICATE-----").unwrap();
-        self.write(name, &certificate_pem[at..])
+        let Identity { chain_pem, .. } = authority.issue(&[], |_| {});
+        let at = chain_pem.rfind("-----BEGIN CERTIFICATE-----").unwrap();
+        self.write(name, &chain_pem[at..])
     }
 }
 

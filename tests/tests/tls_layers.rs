@@ -144,7 +144,7 @@ contract! {
         let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
         let write = |authority: &Authority| {
             let identity = authority.issue(&[NAME], |_| {});
-            fs::write(&certificate, identity.certificate_pem).unwrap();
+            fs::write(&certificate, identity.chain_pem).unwrap();
             fs::write(&key, identity.key_pem).unwrap();
         };
         let (first, second) = (Authority::new(), Authority::new());

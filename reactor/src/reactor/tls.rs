@@ -169,7 +169,9 @@ impl Inner {
             protocol.tls_started(transport, &info);
         });
         if let Some(resolver) = resolver {
-            resolver.resolve(Ok(info));
+            // The protocol may have refused what it was told.
+            let lost = transport.0.machine.borrow().reason().cloned();
+            resolver.resolve(lost.map_or(Ok(info), Err));
         }
     }
 

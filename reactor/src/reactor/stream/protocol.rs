@@ -6,9 +6,15 @@ use std::rc::Rc;
 
 use super::Stream;
 use super::shared::{InputEnd, Shared};
+#[cfg(feature = "tls")]
+use crate::net::connection::End;
 use crate::net::reason::Reason;
+#[cfg(feature = "tls")]
+use crate::net::tls_error::TlsError;
 use crate::protocol::{Eof, Protocol};
 use crate::reactor::transport::Transport;
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
 
 /// A protocol that makes a [`Stream`] of its connection and hands it out when the connection is made.
 ///
@@ -84,6 +90,14 @@ impl Protocol for StreamProtocol {
 
     fn data_received(&mut self, transport: &Transport, data: &[u8]) {
         self.shared.received(transport, data);
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_started(&mut self, transport: &Transport, _: &TlsInfo) {
+        // What nobody has read yet came in the clear, and would be taken for the peer's from now on.
+        if self.shared.drop_injected() {
+            transport.end(Reason::Tls(TlsError::Injected), End::Abrupt);
+        }
     }
 
     fn eof_received(&mut self, _: &Transport) -> Eof {

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) lent: Cell<usize>,
     /// Whether reading is paused because of them.
     is_paused: Cell<bool>,
+    /// Whether what was there when TLS began has ended the connection.
+    was_injected: Cell<bool>,
     /// How many bytes a reader waits for at once, when that is more than the limit.
     wanted: Cell<usize>,
     /// How often some of the input was taken.
@@ -73,6 +75,7 @@ impl Shared {
             input: RefCell::default(),
             lent: Cell::new(0),
             is_paused: Cell::new(false),
+            was_injected: Cell::new(false),
             wanted: Cell::new(0),
             takes: Cell::new(0),
             input_end: Cell::new(InputEnd::Open),
@@ -139,6 +142,16 @@ impl Shared {
             transport.pause_reading();
         }
         self.readers.wake();
+    }
+
+    /// Drops what nobody has read; whether there was something. What is lent to a reader is dropped when it is given
+    /// back.
+    #[cfg(feature = "tls")]
+    pub(super) fn drop_injected(&self) -> bool {
+        let was_injected = self.input.borrow().len() + self.lent.get() > 0;
+        self.input.borrow_mut().clear(self.pool());
+        self.was_injected.set(was_injected);
+        was_injected
     }
 
     /// No more input will come, or be looked at.
@@ -241,8 +254,11 @@ impl Shared {
     /// Takes back what was lent.
     #[cold]
     pub(super) fn take_back(&self, lent: &RefCell<Intake>) {
-        let lent = lent.take();
+        let mut lent = lent.take();
         self.lent.set(0);
+        if self.was_injected.get() {
+            lent.clear(self.pool());
+        }
         self.input.borrow_mut().prepend(lent, self.pool());
     }
 
