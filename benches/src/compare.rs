@@ -63,9 +63,6 @@ const NOISY: f64 = 0.05;
 /// # Errors
 /// The baseline itself fails, or a server cannot be started. Failures of other peers are in the result.
 pub fn compare(plan: &Plan) -> io::Result<Comparison> {
-    let mut peers = vec![plan.baseline];
-    peers.extend(plan.peers.iter().copied().filter(|peer| *peer != plan.baseline));
-    peers.push(plan.baseline.control());
     let mut comparison = Comparison {
         rounds: plan.rounds,
         baseline: plan.baseline,
@@ -73,6 +70,11 @@ pub fn compare(plan: &Plan) -> io::Result<Comparison> {
         failures: Vec::new(),
     };
     for scenario in &plan.scenarios {
+        let has_baseline = plan.baseline.command(scenario.service())?.is_some();
+        let baseline = if has_baseline { plan.baseline } else { peer::TOKIO };
+        let mut peers = vec![baseline];
+        peers.extend(plan.peers.iter().copied().filter(|peer| *peer != baseline));
+        peers.push(baseline.control());
         let outcome = rounds(scenario, &peers, plan.rounds, &mut comparison.failures)?;
         comparison.outcomes.push(outcome);
     }
@@ -162,8 +164,9 @@ impl Comparison {
         let _ = writeln!(out, "{}; {} paired rounds.\n", report::machine(), self.rounds);
         let _ = writeln!(
             out,
-            "Median of the per-round ratios to {}:\n\n{}",
+            "Median of the per-round ratios to {} (with TLS to {}, if that has none):\n\n{}",
             self.baseline.name,
+            peer::TOKIO.name,
             self.overview()
         );
         for outcome in &self.outcomes {

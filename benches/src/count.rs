@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::{env, fs, io, process};
 
 use crate::compare::role;
-use crate::load::{Echo, EchoClients, Pace};
+use crate::load::{Echo, EchoClients, Pace, Wire};
 use crate::peer::{Peer, Service};
 use crate::report::{Table, number};
 use crate::server::Server;
@@ -34,6 +34,8 @@ pub struct Counts {
 #[derive(Debug)]
 struct Row {
     peer: Peer,
+    /// As in the table.
+    name: String,
     /// System calls per message, by name, for each number of connections.
     calls: [BTreeMap<String, f64>; CONNECTIONS.len()],
     /// Instructions per message, for each number of connections.
@@ -46,25 +48,28 @@ struct Row {
 /// A peer has not been built. What goes wrong with one peer, or a missing tool, is among the failures.
 pub fn count(peers: &[Peer]) -> io::Result<Counts> {
     let mut counts = Counts { rows: Vec::new(), failures: Vec::new() };
-    for peer in peers {
-        let Some(server) = peer.command(Service::Echo)? else { continue };
-        match count_one(*peer, &server) {
-            Ok(row) => counts.rows.push(row),
-            Err(error) => {
-                eprintln!("{}: {error}", peer.name);
-                counts.failures.push(format!("{}: {error}", peer.name));
+    for (service, wire, kind) in [(Service::Echo, Wire::Plain, ""), (Service::Tls, Wire::tls()?, ", TLS")] {
+        for peer in peers {
+            let Some(server) = peer.command(service)? else { continue };
+            let name = format!("{}{kind}", peer.name);
+            match count_one(*peer, name.clone(), &server, &wire) {
+                Ok(row) => counts.rows.push(row),
+                Err(error) => {
+                    eprintln!("{name}: {error}");
+                    counts.failures.push(format!("{name}: {error}"));
+                }
             }
         }
     }
     Ok(counts)
 }
 
-fn count_one(peer: Peer, server: &[OsString]) -> io::Result<Row> {
-    let mut row = Row { peer, calls: Default::default(), instructions: Default::default() };
+fn count_one(peer: Peer, name: String, server: &[OsString], wire: &Wire) -> io::Result<Row> {
+    let mut row = Row { peer, name, calls: Default::default(), instructions: Default::default() };
     for (place, connections) in CONNECTIONS.into_iter().enumerate() {
-        eprintln!("{}: {}", peer.name, plural(connections));
-        row.calls[place] = system_calls(server, connections)?;
-        row.instructions[place] = instructions(server, connections)?;
+        eprintln!("{}: {}", row.name, plural(connections));
+        row.calls[place] = system_calls(server, wire, connections)?;
+        row.instructions[place] = instructions(server, wire, connections)?;
     }
     Ok(row)
 }
@@ -79,7 +84,7 @@ impl Counts {
         header.push(format!("which, {} connections", CONNECTIONS[1]));
         let mut table = Table::new(header);
         for row in &self.rows {
-            let mut cells = vec![row.peer.name.to_owned()];
+            let mut cells = vec![row.name.clone()];
             cells.extend(row.instructions.map(|value| number(value, 0)));
             cells.extend(row.calls.iter().map(|calls| number(calls.values().sum(), 2)));
             cells.push(named(&row.calls[1]));
@@ -115,7 +120,7 @@ impl Counts {
 
     fn group(&self, title: String, digits: usize, value: impl Fn(&Row) -> f64) -> Group {
         let bars = self.rows.iter().map(|row| Bar {
-            label: row.peer.name.to_owned(),
+            label: row.name.clone(),
             value: value(row),
             text: number(value(row), digits),
             range: None,
@@ -138,8 +143,8 @@ fn named(calls: &BTreeMap<String, f64>) -> String {
     texts.join(", ")
 }
 
-fn system_calls(server: &[OsString], connections: usize) -> io::Result<BTreeMap<String, f64>> {
-    let [short, long] = under(server, connections, |file| {
+fn system_calls(server: &[OsString], wire: &Wire, connections: usize) -> io::Result<BTreeMap<String, f64>> {
+    let [short, long] = under(server, wire, connections, |file| {
         // -I 2: a SIGTERM ends strace and the server, and the table is still written.
         let mut tool: Vec<OsString> =
             ["strace", "-I", "2", "-f", "-c", "-U", "calls,name", "-o"].map(OsString::from).to_vec();
@@ -154,8 +159,8 @@ fn system_calls(server: &[OsString], connections: usize) -> io::Result<BTreeMap<
     Ok(calls.collect())
 }
 
-fn instructions(server: &[OsString], connections: usize) -> io::Result<f64> {
-    let [short, long] = under(server, connections, |file| {
+fn instructions(server: &[OsString], wire: &Wire, connections: usize) -> io::Result<f64> {
+    let [short, long] = under(server, wire, connections, |file| {
         let mut option = OsString::from("--callgrind-out-file=");
         option.push(file);
         vec!["valgrind".into(), "--quiet".into(), "--tool=callgrind".into(), option]
@@ -170,6 +175,7 @@ fn per_message(difference: f64) -> f64 {
 /// Runs the server under a tool that writes a file when the server has ended, for both run lengths; returns the files.
 fn under(
     server: &[OsString],
+    wire: &Wire,
     connections: usize,
     tool: impl Fn(PathBuf) -> Vec<OsString>,
 ) -> io::Result<[String; 2]> {
@@ -179,7 +185,7 @@ fn under(
         let mut command = tool(file.clone());
         command.extend(server.iter().cloned());
         let running = Server::start(&command)?;
-        let mut clients = EchoClients::connect(running.address(), connections)?;
+        let mut clients = EchoClients::connect(running.address(), wire, connections)?;
         clients.run(&Echo { messages, size: SIZE, in_flight: 1, pace: Pace::Batch })?;
         drop(clients);
         running.stop()?;

@@ -2,6 +2,7 @@
 //!
 //! - [`peer`]: which servers there are. Each is a program of its own in `src/bin`, built on [`serve`] (and [`chat`]);
 //!   those of [`libuv`] are in C.
+//! - [`secure`]: the configuration of TLS, the same for all; [`bulk`]: what is asked of servers when bytes flow one way.
 //! - [`server`]: starting one, pinned, and asking the kernel about it.
 //! - [`load`]: the clients. They verify every byte that comes back.
 //! - [`scenario`]: which load, how much of it, and what is measured.
@@ -12,6 +13,7 @@
 //! - [`sys`]: the system calls; the only module with `unsafe`.
 
 pub mod args;
+pub mod bulk;
 pub mod chat;
 pub mod compare;
 pub mod count;
@@ -22,6 +24,7 @@ pub mod pattern;
 pub mod peer;
 pub mod report;
 pub mod scenario;
+pub mod secure;
 pub mod serve;
 pub mod server;
 pub mod stats;

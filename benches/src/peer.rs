@@ -14,6 +14,18 @@ pub enum Service {
     Chat,
     /// Sends every datagram back.
     Datagrams,
+    /// An echo with TLS.
+    Tls,
+    /// [Requests](crate::bulk) with TLS.
+    TlsBulk,
+}
+
+impl Service {
+    /// Whether it is with TLS.
+    #[must_use]
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::TlsBulk)
+    }
 }
 
 /// One of the loops.
@@ -24,6 +36,7 @@ pub struct Peer {
     echo: &'static [&'static str],
     chat: Option<&'static str>,
     datagrams: Option<&'static str>,
+    tls: Option<&'static str>,
 }
 
 /// What the others are compared with, unless told otherwise.
@@ -32,30 +45,47 @@ pub const BASELINE: Peer = Peer {
     echo: &["echo_raw_level"],
     chat: Some("chat_raw_level"),
     datagrams: Some("udp_raw_level"),
+    tls: None,
+};
+
+/// What the others are compared with where the baseline has no such service: with TLS.
+pub const TOKIO: Peer = Peer {
+    name: "tokio",
+    echo: &["echo_tokio"],
+    chat: Some("chat_tokio"),
+    datagrams: Some("udp_tokio"),
+    tls: Some("tls_tokio"),
 };
 
 /// In C, and left out where libuv is not installed.
 pub const LIBUV: Peer =
-    Peer { name: "libuv", echo: &["echo_libuv"], chat: Some("chat_libuv"), datagrams: None };
+    Peer { name: "libuv", echo: &["echo_libuv"], chat: Some("chat_libuv"), datagrams: None, tls: None };
 
 /// All but the control.
 pub const ALL: &[Peer] = &[
     BASELINE,
-    Peer { name: "raw-edge", echo: &["echo_raw_edge"], chat: None, datagrams: None },
-    Peer { name: "mio", echo: &["echo_mio"], chat: None, datagrams: Some("udp_mio") },
+    Peer { name: "raw-edge", echo: &["echo_raw_edge"], chat: None, datagrams: None, tls: None },
+    Peer { name: "mio", echo: &["echo_mio"], chat: None, datagrams: Some("udp_mio"), tls: None },
     #[cfg(feature = "twistor")]
     Peer {
         name: "twistor",
         echo: &["echo_twistor"],
         chat: Some("chat_twistor"),
         datagrams: Some("udp_twistor"),
+        tls: Some("tls_twistor"),
     },
     #[cfg(feature = "twistor")]
-    Peer { name: "twistor-task", echo: &["echo_twistor_task"], chat: None, datagrams: None },
-    Peer { name: "calloop", echo: &["echo_calloop"], chat: None, datagrams: None },
+    Peer { name: "twistor-task", echo: &["echo_twistor_task"], chat: None, datagrams: None, tls: None },
+    Peer { name: "calloop", echo: &["echo_calloop"], chat: None, datagrams: None, tls: None },
     LIBUV,
-    Peer { name: "tokio", echo: &["echo_tokio"], chat: Some("chat_tokio"), datagrams: Some("udp_tokio") },
-    Peer { name: "tokio-8k", echo: &["echo_tokio", "--buffer", "8192"], chat: None, datagrams: None },
+    TOKIO,
+    Peer {
+        name: "tokio-8k",
+        echo: &["echo_tokio", "--buffer", "8192"],
+        chat: None,
+        datagrams: None,
+        tls: None,
+    },
 ];
 
 const CONTROL: &str = "control";
@@ -96,11 +126,16 @@ impl Peer {
             Service::Chat => self.chat.as_ref(),
             Service::Datagrams if self.datagrams.is_none() => return Ok(None),
             Service::Datagrams => self.datagrams.as_ref(),
+            Service::Tls | Service::TlsBulk if self.tls.is_none() => return Ok(None),
+            Service::Tls | Service::TlsBulk => self.tls.as_ref(),
         };
         let words = program.map_or(self.echo, std::slice::from_ref);
         let [program, options @ ..] = words else { return Ok(None) };
         let mut command = vec![program_path(program)?.into_os_string(), OsString::from("127.0.0.1:0")];
         command.extend(options.iter().map(OsString::from));
+        if service == Service::TlsBulk {
+            command.push("--bulk".into());
+        }
         Ok(Some(command))
     }
 }

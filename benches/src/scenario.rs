@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::load::{self, Echo, EchoClients, FanOut, Pace, Probe};
+use crate::bulk::Request;
+use crate::load::{self, Bulk, Echo, EchoClients, FanOut, Pace, Probe, Wire};
 use crate::peer::Service;
 use crate::server::Server;
 
@@ -41,6 +42,10 @@ enum Load {
     Flood { pause: Duration, duration: Duration },
     Storm { pause: Duration, connections: usize },
     Datagrams { datagrams: u64, burst: usize },
+    TlsEcho { connections: usize, load: Echo },
+    Handshakes { connections: u64, is_resumed: bool },
+    Bulk { sends: u64, receives: u64 },
+    TlsIdle { connections: usize, watched: Duration },
 }
 
 const CPU_PER_MESSAGE: Metric = Metric { name: "server CPU per message (ns)", digits: 0 };
@@ -51,6 +56,10 @@ const CPU_PER_DELIVERY: Metric = Metric { name: "server CPU per delivery (ns)", 
 const DELIVERIES: Metric = Metric { name: "deliveries per second", digits: 0 };
 const CPU_PER_DATAGRAM: Metric = Metric { name: "server CPU per datagram (ns)", digits: 0 };
 const DATAGRAMS: Metric = Metric { name: "datagrams per second", digits: 0 };
+const CPU_PER_HANDSHAKE: Metric = Metric { name: "server CPU per handshake (ns)", digits: 0 };
+const HANDSHAKES: Metric = Metric { name: "handshakes per second", digits: 0 };
+const CPU_PER_MEBIBYTE: Metric = Metric { name: "server CPU per MiB (ns)", digits: 0 };
+const MEBIBYTES: Metric = Metric { name: "MiB per second", digits: 0 };
 const MEMORY: Metric = Metric { name: "resident bytes per connection", digits: 0 };
 const WAKE_UPS: Metric = Metric { name: "wake-ups per second", digits: 1 };
 const P99: Metric = Metric { name: "p99 (µs)", digits: 0 };
@@ -124,6 +133,48 @@ pub const ALL: &[Scenario] = &[
         by_ratio: true,
         load: Load::Datagrams { datagrams: 400_000, burst: 32 },
     },
+    Scenario {
+        name: "tls-c1",
+        title: "TLS, 1 connection, 64 B ping-pong",
+        by_ratio: true,
+        load: Load::TlsEcho { connections: 1, load: ping_pong(20_000) },
+    },
+    Scenario {
+        name: "tls-c64",
+        title: "TLS, 64 connections, 64 B ping-pong",
+        by_ratio: true,
+        load: Load::TlsEcho { connections: 64, load: ping_pong(80_000) },
+    },
+    Scenario {
+        name: "tls-handshakes",
+        title: "TLS, connect, handshake, one 64 B echo, close",
+        by_ratio: true,
+        load: Load::Handshakes { connections: 1500, is_resumed: false },
+    },
+    Scenario {
+        name: "tls-resumed",
+        title: "TLS, the same with sessions resumed",
+        by_ratio: true,
+        load: Load::Handshakes { connections: 2500, is_resumed: true },
+    },
+    Scenario {
+        name: "tls-sends",
+        title: "TLS, the server sends on 1 connection",
+        by_ratio: true,
+        load: Load::Bulk { sends: 512 << 20, receives: 0 },
+    },
+    Scenario {
+        name: "tls-receives",
+        title: "TLS, the server receives on 1 connection",
+        by_ratio: true,
+        load: Load::Bulk { sends: 0, receives: 512 << 20 },
+    },
+    Scenario {
+        name: "tls-idle",
+        title: "TLS, 2000 idle connections, resident bytes each",
+        by_ratio: false,
+        load: Load::TlsIdle { connections: 2000, watched: Duration::from_secs(1) },
+    },
 ];
 
 impl Scenario {
@@ -144,6 +195,8 @@ impl Scenario {
         match self.load {
             Load::FanOut { .. } => Service::Chat,
             Load::Datagrams { .. } => Service::Datagrams,
+            Load::TlsEcho { .. } | Load::Handshakes { .. } | Load::TlsIdle { .. } => Service::Tls,
+            Load::Bulk { .. } => Service::TlsBulk,
             _ => Service::Echo,
         }
     }
@@ -156,9 +209,28 @@ impl Scenario {
     pub fn run(&self, server: &Server) -> io::Result<Sample> {
         match self.load {
             Load::Echo { connections, load } => {
-                let mut clients = EchoClients::connect(server.address(), connections)?;
+                let mut clients = EchoClients::connect(server.address(), &Wire::Plain, connections)?;
                 let messages = clients.messages(&load);
                 measured(server, messages, [CPU_PER_MESSAGE, MESSAGES], || clients.run(&load))
+            }
+            Load::TlsEcho { connections, load } => {
+                let mut clients = EchoClients::connect(server.address(), &Wire::tls()?, connections)?;
+                let messages = clients.messages(&load);
+                measured(server, messages, [CPU_PER_MESSAGE, MESSAGES], || clients.run(&load))
+            }
+            Load::Handshakes { connections, is_resumed } => {
+                let wire = if is_resumed { Wire::resumed_tls()? } else { Wire::tls()? };
+                load::churn(server.address(), &wire, 10)?;
+                measured(server, connections, [CPU_PER_HANDSHAKE, HANDSHAKES], || {
+                    load::churn(server.address(), &wire, connections)
+                })
+            }
+            Load::Bulk { sends, receives } => {
+                let mut bulk = Bulk::connect(server.address(), &Wire::tls()?)?;
+                let units = (sends + receives) >> 20;
+                measured(server, units, [CPU_PER_MEBIBYTE, MEBIBYTES], || {
+                    bulk.run(&Request::new(receives, sends))
+                })
             }
             Load::Datagrams { datagrams, burst } => {
                 let mut client = load::Datagrams::open(server.address())?;
@@ -166,9 +238,9 @@ impl Scenario {
                 measured(server, datagrams, [CPU_PER_DATAGRAM, DATAGRAMS], || client.run(datagrams, burst))
             }
             Load::Churn { connections } => {
-                load::churn(server.address(), 10)?;
+                load::churn(server.address(), &Wire::Plain, 10)?;
                 measured(server, connections, [CPU_PER_CONNECTION, CONNECTIONS], || {
-                    load::churn(server.address(), connections)
+                    load::churn(server.address(), &Wire::Plain, connections)
                 })
             }
             Load::FanOut { members, lines } => {
@@ -176,7 +248,8 @@ impl Scenario {
                 let deliveries = lines * members as u64;
                 measured(server, deliveries, [CPU_PER_DELIVERY, DELIVERIES], || room.say(lines))
             }
-            Load::Idle { connections, watched } => idle(server, connections, watched),
+            Load::Idle { connections, watched } => idle(server, &Wire::Plain, connections, watched),
+            Load::TlsIdle { connections, watched } => idle(server, &Wire::tls()?, connections, watched),
             Load::Flood { pause, duration } => {
                 let probe = Probe::connect(server.address(), pause)?;
                 let (latencies, bytes) = load::flood(server.address(), probe, duration)?;
@@ -198,11 +271,23 @@ impl Scenario {
     /// As [`run`](Self::run), or the load makes no sense without watching the server.
     pub fn put_on(&self, address: SocketAddr) -> io::Result<()> {
         match self.load {
-            Load::Echo { connections, load } => EchoClients::connect(address, connections)?.run(&load),
+            Load::Echo { connections, load } => {
+                EchoClients::connect(address, &Wire::Plain, connections)?.run(&load)
+            }
+            Load::TlsEcho { connections, load } => {
+                EchoClients::connect(address, &Wire::tls()?, connections)?.run(&load)
+            }
+            Load::Handshakes { connections, is_resumed } => {
+                let wire = if is_resumed { Wire::resumed_tls()? } else { Wire::tls()? };
+                load::churn(address, &wire, connections)
+            }
+            Load::Bulk { sends, receives } => {
+                Bulk::connect(address, &Wire::tls()?)?.run(&Request::new(receives, sends))
+            }
             Load::Datagrams { datagrams, burst } => load::Datagrams::open(address)?.run(datagrams, burst),
-            Load::Churn { connections } => load::churn(address, connections),
+            Load::Churn { connections } => load::churn(address, &Wire::Plain, connections),
             Load::FanOut { members, lines } => FanOut::join(address, members)?.say(lines),
-            Load::Flood { .. } | Load::Storm { .. } | Load::Idle { .. } => {
+            Load::Flood { .. } | Load::Storm { .. } | Load::Idle { .. } | Load::TlsIdle { .. } => {
                 let text = format!("{} needs a server of its own", self.name);
                 Err(io::Error::new(io::ErrorKind::InvalidInput, text))
             }
@@ -232,11 +317,11 @@ fn measured(
     Ok(vec![(cpu_per_unit, cpu.as_nanos() as f64 / units), (units_per_second, units / wall.as_secs_f64())])
 }
 
-fn idle(server: &Server, connections: usize, watched: Duration) -> io::Result<Sample> {
+fn idle(server: &Server, wire: &Wire, connections: usize, watched: Duration) -> io::Result<Sample> {
     // What the first connection allocates once is not counted for each.
-    let _first = EchoClients::connect(server.address(), 1)?;
+    let _first = EchoClients::connect(server.address(), wire, 1)?;
     let before = server.resident()?;
-    let _clients = EchoClients::connect(server.address(), connections)?;
+    let _clients = EchoClients::connect(server.address(), wire, connections)?;
     // The last answer is out before the server is back in its wait.
     std::thread::sleep(Duration::from_millis(50));
     let grown = server.resident()?.saturating_sub(before);

@@ -1,4 +1,4 @@
-//! What all peers share: the command line (`ADDR:PORT [--buffer BYTES]`), the listener and the line that says
+//! What all peers share: the command line (`ADDR:PORT [--buffer BYTES] [--bulk]`), the listener and the line that says
 //! where it listens. The listener's options (backlog, TCP_NODELAY, which accepted sockets inherit on Linux) are
 //! the same for all, so that only the loops differ.
 
@@ -22,6 +22,8 @@ pub struct Options {
     pub address: SocketAddr,
     /// Size of a receive buffer.
     pub buffer: usize,
+    /// Whether [requests](crate::bulk) are served rather than an echo, by a peer that knows both.
+    pub bulk: bool,
 }
 
 /// `main` of a peer: reads the command line, runs `serve`, and reports its error.
@@ -76,11 +78,12 @@ pub fn announce(address: impl Display) -> io::Result<()> {
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> io::Result<Options> {
-    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: ADDR:PORT [--buffer BYTES]");
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "usage: ADDR:PORT [--buffer BYTES] [--bulk]");
     let address = arguments.next().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
-    let mut options = Options { address, buffer: BUFFER };
+    let mut options = Options { address, buffer: BUFFER, bulk: false };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            "--bulk" => options.bulk = true,
             "--buffer" => {
                 options.buffer = arguments
                     .next()

@@ -269,7 +269,8 @@ fn row(name: &str, runs: &[Vec<Figures>]) -> Vec<String> {
     let cpu = |place: usize| runs[place].iter().map(|run| run.cpu);
     let wall = |place: usize| number(median(&runs[place].iter().map(|run| run.wall).collect::<Vec<_>>()), 0);
     let ratio = |a: usize, b: usize| Spread::of(&cpu(a).zip(cpu(b)).map(|(a, b)| a / b).collect::<Vec<_>>());
-    let middle = |spread: Option<Spread>| spread.map_or_else(String::new, |spread| report::ratio(spread.median));
+    let middle =
+        |spread: Option<Spread>| spread.map_or_else(String::new, |spread| report::ratio(spread.median));
     let quartiles = |spread: Option<Spread>| {
         spread.map_or_else(String::new, |spread| {
             format!("{} – {}", report::ratio(spread.low), report::ratio(spread.high))
@@ -293,9 +294,10 @@ fn run(program: &str, workload: &str) -> io::Result<Figures> {
     let path = env::current_exe()?.with_file_name(program);
     let mut command = Command::new(&path);
     sys::prepare_child(&mut command, SERVER_CPU);
-    let output = command.arg(workload).output().map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot run {}: {error}", path.display()))
-    })?;
+    let output = command
+        .arg(workload)
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {}: {error}", path.display())))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
     match (numbers.next(), numbers.next()) {

@@ -1,22 +1,22 @@
 //! Short connections, one after the other: connect, one message there and back, close.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 
-use super::connect::connect;
-use crate::pattern;
+use super::channel::{Channel, Wire};
 
 /// Opens, uses and closes `count` connections. The client closes first.
 ///
 /// # Errors
 /// A connection fails or comes back wrong.
-pub fn churn(server: SocketAddr, count: u64) -> io::Result<()> {
-    let mut answer = [0; 64];
+pub fn churn(server: SocketAddr, wire: &Wire, count: u64) -> io::Result<()> {
     for number in 0..count as usize {
-        let mut socket = connect(server)?;
-        socket.write_all(pattern::slice(number, 0, answer.len()))?;
-        socket.read_exact(&mut answer)?;
-        pattern::verify(number, 0, &answer)?;
+        let channel = Channel::greet(server, wire, number, 64)?;
+        // The first has no session to go on with.
+        if number > 0 && channel.is_resumed() != matches!(wire, Wire::ResumedTls(_)) {
+            let text = format!("connection {number}: a session was resumed: {}", channel.is_resumed());
+            return Err(io::Error::other(text));
+        }
     }
     Ok(())
 }

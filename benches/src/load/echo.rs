@@ -1,11 +1,10 @@
 //! Many connections to an echo server, each with a fixed number of messages in flight.
 
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 
 use super::PATIENCE;
-use super::connect::connect;
+use super::channel::{Channel, Wire};
 use crate::pattern;
 use crate::sys::{self, Epoll, Event};
 
@@ -43,7 +42,7 @@ pub struct EchoClients {
 struct Client {
     /// Chooses this client's bytes.
     number: usize,
-    socket: TcpStream,
+    channel: Channel,
     sent: u64,
     received: u64,
     /// Where this run began, in bytes, and where it ends.
@@ -61,12 +60,12 @@ impl EchoClients {
     ///
     /// # Errors
     /// A connection fails or comes back wrong.
-    pub fn connect(server: SocketAddr, count: usize) -> io::Result<Self> {
+    pub fn connect(server: SocketAddr, wire: &Wire, count: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut clients = Vec::with_capacity(count);
         for number in 0..count {
-            let client = Client::greet(server, number)?;
-            epoll.add(client.socket.as_raw_fd(), sys::IN, number as u64)?;
+            let client = Client::greet(server, wire, number)?;
+            epoll.add(client.channel.as_raw_fd(), sys::IN, number as u64)?;
             clients.push(client);
         }
         Ok(Self { epoll, clients, buffer: vec![0; 128 * 1024] })
@@ -116,27 +115,27 @@ impl EchoClients {
 }
 
 impl Client {
-    fn greet(server: SocketAddr, number: usize) -> io::Result<Self> {
-        use std::io::{Read, Write};
-
-        let mut socket = connect(server)?;
-        socket.write_all(pattern::slice(number, 0, GREETING))?;
-        let mut answer = [0; GREETING];
-        socket.read_exact(&mut answer)?;
-        pattern::verify(number, 0, &answer)?;
-        socket.set_nonblocking(true)?;
+    fn greet(server: SocketAddr, wire: &Wire, number: usize) -> io::Result<Self> {
+        let channel = Channel::greet(server, wire, number, GREETING)?;
+        channel.socket().set_nonblocking(true)?;
         let position = GREETING as u64;
-        Ok(Self { number, socket, sent: position, received: position, start: 0, goal: 0, blocked: false })
+        Ok(Self { number, channel, sent: position, received: position, start: 0, goal: 0, blocked: false })
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let count = match sys::recv(self.socket.as_fd(), buffer) {
+        while self.receive_some(buffer)? && self.channel.reads_on() {}
+        Ok(())
+    }
+
+    /// False if there was nothing.
+    fn receive_some(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let count = match self.channel.read(buffer) {
             Ok(0) => {
                 let text = format!("connection {}: closed by the server", self.number);
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
             }
             Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
         if self.received + count as u64 > self.sent {
@@ -145,7 +144,7 @@ impl Client {
         }
         pattern::verify(self.number, self.received, &buffer[..count])?;
         self.received += count as u64;
-        Ok(())
+        Ok(true)
     }
 
     /// Sends what the window allows.
@@ -156,7 +155,7 @@ impl Client {
         let allowed = self.goal.min(self.start + whole + window);
         while self.sent < allowed {
             let len = (allowed - self.sent).min(pattern::LONGEST as u64) as usize;
-            match sys::send(self.socket.as_fd(), pattern::slice(self.number, self.sent, len)) {
+            match self.channel.write(pattern::slice(self.number, self.sent, len)) {
                 Ok(sent) => self.sent += sent as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return self.set_blocked(true, epoll);
@@ -164,7 +163,13 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        self.set_blocked(false, epoll)
+        if self.channel.is_blocked() {
+            match self.channel.flush() {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        self.set_blocked(self.channel.is_blocked(), epoll)
     }
 
     fn set_blocked(&mut self, blocked: bool, epoll: &Epoll) -> io::Result<()> {
@@ -173,6 +178,6 @@ impl Client {
         }
         self.blocked = blocked;
         let flags = if blocked { sys::IN | sys::OUT } else { sys::IN };
-        epoll.modify(self.socket.as_raw_fd(), flags, self.number as u64)
+        epoll.modify(self.channel.as_raw_fd(), flags, self.number as u64)
     }
 }

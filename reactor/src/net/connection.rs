@@ -295,11 +295,21 @@ impl Connection {
         pool: &Pool,
         read: impl FnOnce(&FileRange, usize) -> io::Result<Vec<u8>>,
     ) -> io::Result<usize> {
+        if self.outbox.is_empty() {
+            return Ok(0);
+        }
         let Some(tls) = self.rare.as_mut().and_then(|rare| rare.tls.as_deref_mut()) else { return Ok(0) };
         let mut seal = |plain: &[u8]| {
             let sealed = tls.seal(plain, spare, pool);
             sealed.map_err(|error| io::Error::other(error.to_string()))
         };
+        // The usual case, without the long list below.
+        if let Some(data) = self.outbox.only() {
+            let length = data.len();
+            seal(data)?;
+            self.outbox.drained(pool);
+            return Ok(length);
+        }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut room = BATCH;
         match self.outbox.front(&mut slices) {
@@ -329,6 +339,15 @@ impl Connection {
         let sealed = BATCH - room;
         self.outbox.consume(sealed, pool);
         Ok(sealed)
+    }
+
+    /// Whether the connection just flows behind its filter: as one [at peace](Self::is_at_peace) does without.
+    #[cfg(feature = "tls")]
+    pub(crate) fn flows_sealed(&self) -> bool {
+        let Some(rare) = self.rare.as_deref().filter(|_| self.modes == Modes::PEACE) else { return false };
+        rare.watch.is_none()
+            && rare.unread.is_empty()
+            && rare.tls.as_ref().is_some_and(|tls| tls.takes_output())
     }
 
     /// Whether the loss by an end that was not announced is due. A stream whose sending failed did not end, it broke.
@@ -399,6 +418,7 @@ impl Connection {
         }
         let closing = self.modes.phase == Phase::Closing;
         match self.modes.write_side {
+            WriteSide::Open | WriteSide::Finishing if self.tls().is_some_and(Tls::is_opening) => Step::Rest,
             WriteSide::Open | WriteSide::Finishing if self.has_ready_output() => match self.modes.output {
                 Output::Free => Step::Flush,
                 Output::Blocked => Step::Rest,
@@ -674,7 +694,7 @@ impl Connection {
     }
 
     /// Whether something waits for the kernel to take it: in the outbox, or in the pipe of a relay.
-    fn is_waiting_to_send(&self) -> bool {
+    pub(crate) fn is_waiting_to_send(&self) -> bool {
         self.has_output() || self.modes.output == Output::Blocked || self.tls().is_some_and(Tls::has_output)
     }
 

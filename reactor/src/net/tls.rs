@@ -91,6 +91,8 @@ pub(crate) struct Tls {
     awaits_turn: bool,
     /// What came with the end of the handshake and was not handed out yet.
     behind_handshake: Option<Opened>,
+    /// Input is being opened: what is answered to its records leaves together, and with what rustls itself has to say.
+    is_opening: bool,
     /// The stream has ended without an announcement.
     is_cut_off: bool,
     /// What was written before TLS began.
@@ -279,6 +281,7 @@ impl Tls {
             input: Vec::new(),
             awaits_turn: false,
             behind_handshake: None,
+            is_opening: false,
             is_cut_off: false,
             before,
             wire: Wire::default(),
@@ -349,6 +352,7 @@ impl Tls {
     /// Prepares the input that is there, and `data` behind it, to be [opened](Self::open).
     pub(crate) fn begin(&mut self, data: &[u8], opening: &mut Opening) -> Result<(), TlsError> {
         self.awaits_turn = false;
+        self.is_opening = true;
         opening.used = 0;
         opening.input.clear();
         opening.input.append(&mut std::mem::take(&mut self.input));
@@ -367,7 +371,8 @@ impl Tls {
         if let Some(opened) = self.behind_handshake.take() {
             return opened;
         }
-        if self.stage == Stage::Failed || !self.input.is_empty() {
+        let is_used_up = opening.used == opening.input.len() && self.stage == Stage::Open;
+        if is_used_up || self.stage == Stage::Failed || !self.input.is_empty() {
             return Opened::Nothing;
         }
         self.borrow_wire(spare);
@@ -420,8 +425,9 @@ impl Tls {
         Opened::Failed(rustls::Error::General("it panicked".to_owned()).into())
     }
 
-    /// Keeps what was not opened.
+    /// Keeps what was not opened, and lets output leave again.
     pub(crate) fn end(&mut self, opening: &mut Opening) {
+        self.is_opening = false;
         if self.stage != Stage::Failed {
             self.keep_rest(opening);
         }
@@ -439,6 +445,16 @@ impl Tls {
     /// Whether plain output can be sealed.
     pub(crate) fn takes_output(&self) -> bool {
         self.stage == Stage::Open
+    }
+
+    /// Whether plain output can be sealed behind what is on the wire.
+    pub(crate) fn takes_more(&self) -> bool {
+        self.takes_output() && self.wire.start == 0 && self.wire.end <= FULL_RECORD
+    }
+
+    /// Whether output has to wait until what has come is opened.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.is_opening
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

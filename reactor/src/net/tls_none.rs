@@ -20,6 +20,10 @@ impl Tls {
         match *self {}
     }
 
+    pub(crate) fn is_opening(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn has_to_announce(&self) -> bool {
         match *self {}
     }

@@ -110,6 +110,7 @@ impl Inner {
             }
             self.discard(std::mem::replace(&mut protocol, next));
         }
+        transport.release_unused_extra();
         protocol
     }
 

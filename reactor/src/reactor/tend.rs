@@ -196,6 +196,18 @@ impl Inner {
         machine.rare().timer = Some(timer);
     }
 
+    /// Takes back the timer of a connection that has no deadlines any more: as long as there is any timer, every pass has
+    /// to look at the clock.
+    #[cfg(feature = "tls")]
+    pub(super) fn disarm(&self, machine: &mut Machine) {
+        if !machine.has_deadlines()
+            && let Some(timer) = machine.rare().timer.take()
+        {
+            let watch = self.timers.borrow_mut().remove(timer);
+            drop(watch);
+        }
+    }
+
     /// The timer of a connection's deadlines has fired.
     pub(crate) fn deadline_passed(&self, token: Token) {
         let Some(transport) = self.transport(token) else { return };

@@ -7,6 +7,7 @@ mod starting;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::core::address::Address;
@@ -124,6 +125,7 @@ impl Inner {
         if let Err(error) = begun {
             self.tls_failed(transport, error);
         }
+        let mut is_due = false;
         loop {
             let opened = {
                 let mut machine = link.machine.borrow_mut();
@@ -139,10 +141,7 @@ impl Inner {
                 self.contain("rustls", || tls.open(&mut opening, spare)).unwrap_or_else(|| tls.give_up())
             };
             match opened {
-                Opened::Record => {
-                    link.machine.borrow_mut().count_opened(opening.plain.len());
-                    self.received_plain(transport, &opening.plain);
-                }
+                Opened::Record => is_due = self.received_opened(transport, &opening.plain),
                 Opened::Secured => self.secured(transport),
                 Opened::PeerEnd => link.machine.borrow_mut().peer_announced_end(),
                 Opened::Nothing => break,
@@ -156,15 +155,62 @@ impl Inner {
             tls.end(&mut opening);
         }
         self.tls.opening.set(opening);
-        self.tell_peer_end(transport);
+        if is_due {
+            link.attended.set(false);
+        }
+        if !self.flows_sealed(link) || !self.send_flowing(link) {
+            self.tell_peer_end(transport);
+        }
+    }
+
+    /// Plain bytes for the protocol. A connection that just flows is not tended behind each record, but once behind all
+    /// that came with it: true if that is still to be done.
+    fn received_opened(&self, transport: &Transport, plain: &[u8]) -> bool {
+        let link = &*transport.0;
+        link.machine.borrow_mut().count_opened(plain.len());
+        let protocol = if self.flows_sealed(link) { link.protocol.take() } else { None };
+        let Some(mut protocol) = protocol else {
+            self.received_plain(transport, plain);
+            return false;
+        };
+        link.attended.set(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| protocol.data_received(transport, plain)));
+        if outcome.is_ok() && self.flows_sealed(link) {
+            self.hook_ran(link.token, Hook::DataReceived);
+            link.put_back(protocol);
+            return true;
+        }
+        self.leave(transport, protocol, Hook::DataReceived, outcome);
+        false
+    }
+
+    /// Whether nothing stands between a connection's filter and its protocol, nor between its output and the kernel.
+    fn flows_sealed(&self, link: &Link) -> bool {
+        link.machine.borrow().flows_sealed() && link.extra.borrow().is_none()
+    }
+
+    /// Sends what a connection that just flows has to send; true if the kernel took it and all is done.
+    fn send_flowing(&self, link: &Link) -> bool {
+        let mut machine = link.machine.borrow_mut();
+        if !machine.is_waiting_to_send() {
+            return true;
+        }
+        let before = machine.pending();
+        // What goes wrong is found out anew where every case has its place.
+        let Ok(outcome) = self.flush_sealed(link, &mut machine) else { return false };
+        let sent = before - machine.pending();
+        machine.sent(sent, outcome == Sent::Blocked, || self.now());
+        outcome == Sent::All && !link.pool().has_spent()
     }
 
     /// A handshake is complete.
     fn secured(&self, transport: &Transport) {
         Counters::bump(&self.counters.handshakes);
+        self.disarm(&mut transport.0.machine.borrow_mut());
         let info = transport.tls();
         let Some(info) = info else { return };
         let resolver = transport.0.extra.borrow_mut().as_mut().and_then(|extra| extra.secured.take());
+        transport.release_unused_extra();
         self.call_hook(transport.0.token, Hook::TlsStarted, |protocol, transport| {
             protocol.tls_started(transport, &info);
         });
@@ -221,25 +267,22 @@ impl Inner {
     pub(super) fn flush_sealed(&self, link: &Link, machine: &mut Machine) -> io::Result<Sent> {
         let mut left = self.config.budgets.write;
         loop {
-            if let Some(tls) = machine.tls_mut()
-                && self.send_sealed(link, tls)? == Sent::Blocked
-            {
-                return Ok(Sent::Blocked);
-            }
-            if left == 0 {
-                return Ok(Sent::Blocked);
-            }
             let mut spare = self.tls.spare.borrow_mut();
-            let takes_output = machine.tls().is_some_and(Tls::takes_output);
+            // With what rustls has to say of its own, if that is still there: a handshake's last words.
+            let seals = machine.tls().is_some_and(Tls::takes_more);
             let sealed =
-                if takes_output { machine.seal_next(&mut spare, link.pool(), read_queued_file)? } else { 0 };
-            if sealed == 0 {
-                if let Some(tls) = machine.tls_mut() {
-                    tls.return_wire(&mut spare);
-                }
-                return Ok(Sent::All);
-            }
+                if seals { machine.seal_next(&mut spare, link.pool(), read_queued_file)? } else { 0 };
             left = left.saturating_sub(sealed);
+            let is_last = machine.outbox().is_empty() || (seals && sealed == 0);
+            let Some(tls) = machine.tls_mut() else { return Ok(Sent::All) };
+            if self.send_sealed(link, tls)? == Sent::Blocked {
+                return Ok(Sent::Blocked);
+            }
+            if is_last || left == 0 || !tls.takes_output() {
+                tls.return_wire(&mut spare);
+                let is_budget_spent = !is_last && left == 0;
+                return Ok(if is_budget_spent { Sent::Blocked } else { Sent::All });
+            }
         }
     }
 

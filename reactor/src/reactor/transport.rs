@@ -88,6 +88,23 @@ pub(crate) struct Extra {
     pub(crate) loops: Vec<LoopingCall>,
 }
 
+impl Extra {
+    fn is_unused(&self) -> bool {
+        let Self { switch, flushed, lost, relay_out, relay_from, timers, loops, .. } = self;
+        #[cfg(feature = "tls")]
+        if self.secured.is_some() {
+            return false;
+        }
+        switch.is_none()
+            && flushed.is_empty()
+            && lost.is_empty()
+            && relay_out.is_none()
+            && relay_from.is_none()
+            && timers.is_empty()
+            && loops.is_empty()
+    }
+}
+
 /// A write of at least this many bytes in a hook of the connection itself is offered to the kernel at once, not when
 /// the hook returns: to copy it first would cost more than a system call that other writes could share.
 pub(crate) const AT_ONCE_FROM: usize = 32 * 1024;
@@ -806,6 +823,14 @@ impl Transport {
         // The short way leads past what stands here.
         self.0.machine.borrow_mut().rare();
         f(self.0.extra.borrow_mut().get_or_insert_default())
+    }
+
+    /// Gives the memory back that only few connections need, and this one no more.
+    pub(crate) fn release_unused_extra(&self) {
+        let mut extra = self.0.extra.borrow_mut();
+        if extra.as_ref().is_some_and(|extra| extra.is_unused()) {
+            *extra = None;
+        }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
