@@ -1,7 +1,10 @@
-//! What the example programs share: their arguments, their logging, and the guest of those that embed a reactor.
+//! What the example programs share: their arguments, their logging, the guest of those that embed a reactor, and a
+//! certificate for those with TLS.
 
 use std::process::exit;
 
+#[cfg(feature = "tls")]
+pub mod certificate;
 pub mod guest;
 
 /// Reads the program's positional arguments; each has a name and perhaps a default. `--help` explains them and

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::rc::Rc;
 
-use rustls::CertificateError;
+use rustls::{CertificateError, OtherError};
 
 /// Why a connection with TLS ended, in [`Reason::Tls`](crate::Reason::Tls).
 #[derive(Clone, Debug)]
@@ -35,13 +35,33 @@ impl fmt::Display for TlsError {
             Self::TooManyHandshakes => f.write_str("too many handshakes were under way"),
             Self::Injected => f.write_str("plain text came behind the request to begin with TLS"),
             Self::Protocol(error) => match &**error {
-                // The text of a check of the user's own.
-                rustls::Error::InvalidCertificate(CertificateError::Other(own)) => {
-                    write!(f, "the peer's certificate was refused: {}", own.0)
+                rustls::Error::InvalidCertificate(fault) => {
+                    f.write_str("invalid peer certificate: ")?;
+                    write_fault(fault, f)
                 }
                 error => error.fmt(f),
             },
         }
+    }
+}
+
+/// What is wrong with a certificate, where rustls only has a name for it.
+fn write_fault(fault: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match fault {
+        CertificateError::UnknownIssuer => {
+            f.write_str("it was not issued by anybody who is trusted (UnknownIssuer)")
+        }
+        // A self-signed one, often: another root has the same name.
+        CertificateError::BadSignature => {
+            f.write_str("it was not signed by the one that it says has issued it (BadSignature)")
+        }
+        CertificateError::Other(OtherError(error)) => match error.downcast_ref() {
+            Some(webpki::Error::CaUsedAsEndEntity) => f.write_str(
+                "it is that of an authority (CA:TRUE), which is not to be shown by a server or client",
+            ),
+            _ => write!(f, "{error}"),
+        },
+        fault => write!(f, "{fault}"),
     }
 }
 
@@ -57,5 +77,32 @@ impl Error for TlsError {
 impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
         Self::Protocol(Rc::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_words() {
+        let text = |fault| TlsError::from(rustls::Error::InvalidCertificate(fault)).to_string();
+        let other = |error: Arc<dyn Error + Send + Sync>| text(CertificateError::Other(OtherError(error)));
+        assert_eq!(
+            text(CertificateError::UnknownIssuer),
+            "invalid peer certificate: it was not issued by anybody who is trusted (UnknownIssuer)"
+        );
+        assert_eq!(
+            other(Arc::new(webpki::Error::CaUsedAsEndEntity)),
+            "invalid peer certificate: it is that of an authority (CA:TRUE), which is not to be shown by a server or \
+             client"
+        );
+        assert_eq!(
+            other(Arc::new(std::io::Error::other("not on our list"))),
+            "invalid peer certificate: not on our list"
+        );
+        assert_eq!(text(CertificateError::Expired), "invalid peer certificate: Expired");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::support::Program;
 
-const ALL: [&str; 31] = [
+const ALL: [&str; 34] = [
     "echo_server",
     "echo_async",
     "chat",
@@ -25,6 +25,9 @@ const ALL: [&str; 31] = [
     "reconnect",
     "daemon",
     "udp_echo",
+    "tls_echo",
+    "starttls_chat",
+    "https_get",
     "multicast_discovery",
     "embed_poll",
     "embed_calloop",

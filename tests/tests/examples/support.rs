@@ -1,10 +1,10 @@
 //! Running an example as a program, and talking to it.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -21,18 +21,26 @@ const SIMULATING: [&str; 2] = ["protocol_unit_test", "lease_simulation"];
 /// The examples inside the loops of other crates.
 const HOSTED: [&str; 2] = ["embed_calloop", "embed_tokio"];
 
+/// The examples with TLS.
+const SECURE: [&str; 3] = ["tls_echo", "starttls_chat", "https_get"];
+
 /// Builds the examples, once, and finds one. Those that simulate are built by themselves, as are those that need other
-/// crates: the rest has to be what a user gets, without the features.
+/// crates, and those with TLS: the rest has to be what a user gets, without the features.
 pub(crate) fn example(name: &str) -> PathBuf {
     static SERVING: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static SIMULATED: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static WITH_HOSTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    static WITH_TLS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     let paths = if SIMULATING.contains(&name) {
         let [one, other] = SIMULATING;
         SIMULATED.get_or_init(|| build(&["--features", "testing", "--example", one, "--example", other]))
     } else if HOSTED.contains(&name) {
         let [one, other] = HOSTED;
         WITH_HOSTS.get_or_init(|| build(&["--features", "hosts", "--example", one, "--example", other]))
+    } else if SECURE.contains(&name) {
+        let [one, other, third] = SECURE;
+        let which = ["--features", "tls", "--example", one, "--example", other, "--example", third];
+        WITH_TLS.get_or_init(|| build(&which))
     } else {
         SERVING.get_or_init(|| build(&["--examples"]))
     };
@@ -188,4 +196,55 @@ pub(crate) fn exchange(stream: &TcpStream, data: &[u8]) -> Vec<u8> {
 
 pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index % 251) as u8).collect()
+}
+
+/// Starts another program, with its input and output piped; `None`, and a message, if this machine does not have it.
+pub(crate) fn peer(program: &str, arguments: &[impl AsRef<str>]) -> Option<OtherProgram> {
+    let mut command = Command::new(program);
+    command.args(arguments.iter().map(AsRef::as_ref));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("skipped: there is no {program} on this machine");
+            return None;
+        }
+        child => child.expect("the other program starts"),
+    };
+    let input = child.stdin.take();
+    let output = Lines::of(child.stdout.take().expect("piped"));
+    let errors = Lines::of(child.stderr.take().expect("piped"));
+    Some(OtherProgram { child, input, output, errors })
+}
+
+/// Another program than ours. Killed when the test is over.
+pub(crate) struct OtherProgram {
+    pub(crate) child: Child,
+    input: Option<ChildStdin>,
+    pub(crate) output: Lines,
+    pub(crate) errors: Lines,
+}
+
+impl OtherProgram {
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it was not finished");
+        input.write_all(format!("{line}\n").as_bytes()).expect("it reads");
+    }
+
+    /// Ends its input.
+    pub(crate) fn finish(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for its end, which `finish` may have to bring about; whether it calls that a success.
+    pub(crate) fn succeeds(&mut self) -> bool {
+        self.output.rest();
+        self.child.wait().expect("a child").success()
+    }
+}
+
+impl Drop for OtherProgram {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

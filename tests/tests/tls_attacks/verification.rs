@@ -136,7 +136,7 @@ fn a_certificate_that_vouches_for_others_without_being_allowed_to_is_refused() {
             key_pem: String::new(),
         }
     };
-    is_refused(trusting, forged, "EndEntityUsedAsCa");
+    is_refused(trusting, forged, "invalid peer certificate: EndEntityUsedAsCa");
 }
 
 fn serial() -> SerialNumber {
