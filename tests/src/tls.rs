@@ -107,8 +107,8 @@ impl Common {
 
 /// Has a certificate be of the year 2000.
 pub fn make_expired(params: &mut CertificateParams) {
-    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_before = date_time_ymd(2000, 1, 1);
+    params.not_after = date_time_ymd(2001, 1, 1);
 }
 
 /// A server with this certificate.
