@@ -331,7 +331,8 @@ impl Stream {
 
     // Questions.
 
-    /// The connection, for whatever it has and a stream has not: time-outs, marks, options, counts.
+    /// The connection, for whatever it has and a stream has not: time-outs, marks, options, counts, TLS
+    /// (`stream.transport().start_tls_server(&tls).await`).
     #[must_use]
     pub fn transport(&self) -> &Transport {
         self.writer.transport()
