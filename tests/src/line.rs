@@ -70,21 +70,33 @@ impl<'w> Peer<'w> {
     /// The handshake fails.
     #[must_use]
     pub fn secure(world: &'w World, socket: Socket, tls: impl Into<Connection>) -> Self {
-        let line = Rc::new(Line::secured(socket, tls));
-        world.lines.borrow_mut().push(Rc::downgrade(&line));
-        world.until("the handshake", || line.shake_hands());
-        Self { world, line: Some(line) }
+        Self::of(world, socket).upgrade(tls)
     }
 
-    /// Goes on with TLS.
+    /// Goes on with TLS; turns the world until the handshake is complete.
     ///
     /// # Panics
     ///
     /// The handshake fails.
     #[must_use]
-    pub fn upgrade(mut self, tls: impl Into<Connection>) -> Self {
+    pub fn upgrade(self, tls: impl Into<Connection>) -> Self {
+        let peer = self.begin_tls(tls);
+        peer.world.until("the handshake", || peer.line().shake_hands());
+        peer
+    }
+
+    /// Goes on with TLS, whose handshake goes on whenever something is received.
+    ///
+    /// # Panics
+    ///
+    /// The socket is closed.
+    #[must_use]
+    pub fn begin_tls(mut self, tls: impl Into<Connection>) -> Self {
         let socket = self.line.take().and_then(Rc::into_inner).and_then(|mut line| line.socket.take());
-        Self::secure(self.world, socket.expect("a socket"), tls)
+        let line = Rc::new(Line::secured(socket.expect("a socket"), tls));
+        self.world.lines.borrow_mut().push(Rc::downgrade(&line));
+        self.line = Some(line);
+        self
     }
 
     /// The peer's side of TLS.

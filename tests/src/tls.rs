@@ -39,6 +39,12 @@ pub struct Common {
     client_config: Arc<ClientConfig>,
 }
 
+/// Whether the tests are to talk TLS 1.2, for those that show what only the version after it has.
+#[must_use]
+pub fn talks_old_version() -> bool {
+    std::env::var("TWISTOR_TLS").is_ok_and(|version| version == "1.2")
+}
+
 /// What the tests of this program have in common. With `TWISTOR_TLS=1.2` they talk that version.
 pub fn common() -> &'static Common {
     static COMMON: OnceLock<Common> = OnceLock::new();
@@ -47,8 +53,7 @@ pub fn common() -> &'static Common {
         let mut server = authority.server_config();
         // A peer that closes without having read its ticket would break the stream: that is not what tests are about.
         server.send_tls13_tickets = 0;
-        let is_old = std::env::var("TWISTOR_TLS").is_ok_and(|version| version == "1.2");
-        let versions = if is_old { &[&version::TLS12][..] } else { ALL_VERSIONS };
+        let versions = if talks_old_version() { &[&version::TLS12][..] } else { ALL_VERSIONS };
         let (server, client) = (Arc::new(server), Arc::new(authority.client_config_of(versions)));
         Common {
             authority,
