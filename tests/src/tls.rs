@@ -1,10 +1,12 @@
 //! Certificates for a test, and TLS configurations of both ends that trust them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ED25519, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519,
+    RevokedCertParams, SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -18,7 +20,10 @@ use twistor::tls::{TlsClient, TlsServer};
 pub const NAME: &str = "localhost";
 
 /// An authority made for one test. Its signatures are of one length each, so that nothing in a simulation depends on them.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    keys: &'static SignatureAlgorithm,
+}
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -131,6 +136,12 @@ pub fn server_config_of(identity: Identity) -> ServerConfig {
         .expect("a configuration")
 }
 
+fn named(name: &str) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
 /// A certificate and its key.
 #[derive(Debug)]
 pub struct Identity {
@@ -164,12 +175,28 @@ impl Authority {
     /// The crate that makes certificates fails.
     #[must_use]
     pub fn named(name: &str) -> Self {
+        Self::with_keys(&PKCS_ED25519, name)
+    }
+
+    /// One whose keys any program can read. The length of its signatures varies.
+    ///
+    /// # Panics
+    ///
+    /// The crate that makes certificates fails.
+    #[must_use]
+    pub fn common() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::with_keys(&PKCS_ECDSA_P256_SHA256, &format!("Authority {number}"))
+    }
+
+    fn with_keys(keys: &'static SignatureAlgorithm, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+        let key = KeyPair::generate_for(keys).expect("a key");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"), keys }
     }
 
     /// Signs a certificate for these names; `set` may change what stands in it.
@@ -180,14 +207,16 @@ impl Authority {
     #[must_use]
     pub fn issue(&self, names: &[&str], set: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let name = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("parameters");
+        params.distinguished_name = named(&name);
         set(&mut params);
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        let key = KeyPair::generate_for(self.keys).expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity {
-            chain: vec![certificate.der().clone(), self.0.der().clone()],
+            chain: vec![certificate.der().clone(), self.issuer.der().clone()],
             key: PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
-            chain_pem: certificate.pem() + &self.0.pem(),
+            chain_pem: certificate.pem() + &self.issuer.pem(),
             key_pem: key.serialize_pem(),
         }
     }
@@ -195,7 +224,7 @@ impl Authority {
     /// Its certificate in PEM.
     #[must_use]
     pub fn pem(&self) -> String {
-        self.0.pem()
+        self.issuer.pem()
     }
 
     /// A list of certificates that it has revoked, by their serial numbers, in PEM.
@@ -219,7 +248,7 @@ impl Authority {
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&self.0).expect("a list").pem().expect("PEM")
+        params.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
     /// The roots of somebody who trusts it.
@@ -230,7 +259,7 @@ impl Authority {
     #[must_use]
     pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).expect("a root");
+        roots.add(self.issuer.der().clone()).expect("a root");
         roots
     }
 
