@@ -87,7 +87,7 @@ impl Member {
         self.leave("to come back with TLS");
         io.send_line("+OK begin with TLS now");
         // The outcome comes to `tls_started`, or to `connection_lost` with the reason.
-        let _ = io.start_tls_server(&self.room.tls);
+        drop(io.start_tls_server(&self.room.tls));
     }
 }
 

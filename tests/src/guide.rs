@@ -21,6 +21,7 @@ pages! {
     servers: "docs/src/guide/servers.md",
     clients: "docs/src/guide/clients.md",
     streams: "docs/src/guide/streams.md",
+    tls: "docs/src/guide/tls.md",
     datagrams: "docs/src/guide/datagrams.md",
     local: "docs/src/guide/local.md",
     names: "docs/src/guide/names.md",
