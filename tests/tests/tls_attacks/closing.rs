@@ -10,7 +10,7 @@ const CUT_OFF: &str = "TLS: the stream was cut off: its end was not announced (c
 
 /// Cuts a stream of three records off after `length` bytes; with `end` behind them there is a close_notify.
 fn cut_off(version: Version, length: usize, pauses: bool) {
-    let site = Site::with(Driver::Simulated, |authority| authority.server(), Script::new);
+    let site = Site::with(Driver::Simulated, twistor_tests::tls::Authority::server, Script::new);
     let mut forger = site.secured(version).forge();
     site.world.until("the protocol is there", || site.log.has(&Event::Made));
     let records = WORDS.map(|word| forger.seal(ContentType::ApplicationData, word));
@@ -52,7 +52,7 @@ fn a_stream_that_is_cut_off_delivers_its_data_and_is_lost_wherever_the_cut_is() 
 // Line 56.
 fn a_stream_that_ends_with_its_announcement_is_no_cut() {
     for version in BOTH {
-        let site = Site::with(Driver::Simulated, |authority| authority.server(), Script::new);
+        let site = Site::with(Driver::Simulated, twistor_tests::tls::Authority::server, Script::new);
         let mut forger = site.secured(version).forge();
         forger.send(ContentType::ApplicationData, b"all");
         forger.send(ContentType::Alert, &CLOSE_NOTIFY);
@@ -88,11 +88,9 @@ fn an_announcement_that_is_cut_off_is_none() {
 fn what_comes_behind_the_end_is_not_delivered() {
     for version in BOTH {
         for in_one_piece in [true, false] {
-            let site = Site::with(
-                Driver::Simulated,
-                |authority| authority.server(),
-                |log| Script::new(log).on_eof(|_| twistor::Eof::KeepOpen),
-            );
+            let site = Site::with(Driver::Simulated, twistor_tests::tls::Authority::server, |log| {
+                Script::new(log).on_eof(|_| twistor::Eof::KeepOpen)
+            });
             let mut forger = site.secured(version).forge();
             let records = [
                 forger.seal(ContentType::ApplicationData, b"before"),

@@ -185,7 +185,7 @@ fn floods_of_what_means_nothing_end_the_connection() {
 
 #[test]
 fn new_keys_between_bytes_take_no_memory_from_one_who_does_not_write() {
-    let site = Site::with(Driver::Simulated, |authority| authority.server(), Script::new);
+    let site = Site::with(Driver::Simulated, twistor_tests::tls::Authority::server, Script::new);
     let mut forger = site.secured(Version::Tls13).forge();
     site.world.until("the protocol is there", || site.log.has(&Event::Made));
     for number in 1..=3000 {

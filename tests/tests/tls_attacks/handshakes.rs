@@ -347,7 +347,7 @@ fn extensions_that_nobody_knows_are_ignored_and_those_that_come_twice_refused() 
 #[test]
 fn the_end_of_a_handshake_and_of_the_stream_may_come_in_one_segment() {
     for version in BOTH {
-        let site = Site::with(Driver::Simulated, |authority| authority.server(), Script::new);
+        let site = Site::with(Driver::Simulated, Authority::server, Script::new);
         let mut client = site.client(client_config(&site.authority, &[version]));
         std::io::Write::write_all(&mut client.tls.writer(), b"in a hurry").unwrap();
         let mut said_all = false;

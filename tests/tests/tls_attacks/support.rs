@@ -89,7 +89,7 @@ pub(crate) fn server_config(authority: &Authority, versions: &[Version]) -> Serv
 
 /// A protocol that answers with what it gets, and ends when its peer does.
 pub(crate) fn echo(log: &Log) -> Script {
-    Script::new(log).on_data(|transport, data| transport.write(data))
+    Script::new(log).on_data(Transport::write)
 }
 
 /// A world with a port that speaks TLS.
@@ -107,7 +107,7 @@ pub(crate) struct Site {
 impl Site {
     /// The port echoes.
     pub(crate) fn new(driver: Driver) -> Self {
-        Self::with(driver, |authority| authority.server(), echo)
+        Self::with(driver, Authority::server, echo)
     }
 
     pub(crate) fn with(
@@ -193,7 +193,7 @@ pub(crate) struct Dial {
 
 impl Dial {
     pub(crate) fn new(driver: Driver) -> Self {
-        Self::with(driver, |authority| authority.client())
+        Self::with(driver, Authority::client)
     }
 
     pub(crate) fn with(driver: Driver, client: impl FnOnce(&Authority) -> TlsClient) -> Self {

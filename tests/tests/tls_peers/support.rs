@@ -158,7 +158,7 @@ pub(crate) fn echo_of(count: usize) -> impl Fn(&Log) -> Script {
 
 /// Echoes to the end.
 pub(crate) fn echo(log: &Log) -> Script {
-    Script::new(log).on_data(|transport, data| transport.write(data))
+    Script::new(log).on_data(Transport::write)
 }
 
 /// What became of an attempt to connect.
