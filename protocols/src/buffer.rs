@@ -75,8 +75,9 @@ impl FrameBuffer {
 
     /// Decodes `chunk`, the bytes that follow those fed before, and calls `receive` with each frame.
     ///
-    /// What is left of the chunk is kept when it is an incomplete frame. When `receive` breaks, everything behind
-    /// its frame is returned instead, and nothing is kept. The codec is not borrowed while `receive` runs.
+    /// What is left of the chunk is kept when it is an incomplete frame. When `receive` breaks, everything
+    /// behind its frame is returned instead, and nothing is kept. The codec is not borrowed while `receive`
+    /// runs.
     ///
     /// # Errors
     ///

@@ -7,8 +7,8 @@ use twistor::bytes::Bytes;
 
 /// How bytes become frames and frames become bytes.
 ///
-/// A codec is called with what has arrived and not yet been used, always from the beginning of a frame on. It never
-/// waits and keeps no bytes: what it cannot use yet it is shown again, with more behind it.
+/// A codec is called with what has arrived and not yet been used, always from the beginning of a frame on. It
+/// never waits and keeps no bytes: what it cannot use yet it is shown again, with more behind it.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -45,7 +45,8 @@ use twistor::bytes::Bytes;
 /// # Ok::<(), std::num::TryFromIntError>(())
 /// ```
 pub trait Codec: 'static {
-    /// What comes in. It borrows the bytes it was made of: a frame that lies whole in a chunk is never copied.
+    /// What comes in. It borrows the bytes it was made of: a frame that lies whole in a chunk is never
+    /// copied.
     type Frame<'a>;
     /// What goes out.
     type Out<'a>;
@@ -54,8 +55,9 @@ pub trait Codec: 'static {
 
     /// Looks for the first frame in `input`.
     ///
-    /// The first `seen` bytes are those of the last call, which called them [`Incomplete`](Decoded::Incomplete): a
-    /// search need not look at them again. At the beginning of a frame `seen` is 0.
+    /// The first `seen` bytes are those of the last call, which called them
+    /// [`Incomplete`](Decoded::Incomplete): a search need not look at them again. At the beginning of a frame
+    /// `seen` is 0.
     ///
     /// # Errors
     ///
@@ -69,8 +71,8 @@ pub trait Codec: 'static {
     /// The format cannot express the frame. Then nothing must have been put out.
     fn encode(&mut self, frame: Self::Out<'_>, out: &mut dyn Output) -> Result<(), Self::Error>;
 
-    /// The most bytes that an incomplete frame may have. A peer that sends more without completing it is cut off,
-    /// whatever `decode` makes of it: memory per connection is bounded by this.
+    /// The most bytes that an incomplete frame may have. A peer that sends more without completing it is cut
+    /// off, whatever `decode` makes of it: memory per connection is bounded by this.
     fn limit(&self) -> usize;
 }
 

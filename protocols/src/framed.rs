@@ -35,7 +35,8 @@ pub trait FrameHandler<C: Codec>: 'static {
         let _ = (io, tls);
     }
 
-    /// The peer has finished sending; `rest` is the beginning of a frame that it did not complete, usually empty.
+    /// The peer has finished sending; `rest` is the beginning of a frame that it did not complete, usually
+    /// empty.
     fn eof(&mut self, io: &Framed<C>, rest: &[u8]) -> Eof {
         let _ = (io, rest);
         Eof::Close
@@ -90,7 +91,8 @@ struct State<C> {
     is_secure: Cell<bool>,
 }
 
-/// A connection that speaks in frames: what hooks get, and what a clone can be kept of to send from elsewhere.
+/// A connection that speaks in frames: what hooks get, and what a clone can be kept of to send from
+/// elsewhere.
 ///
 /// It derefs to its [`Transport`], so that everything a transport does is done with it as well.
 pub struct Framed<C> {
@@ -118,8 +120,8 @@ impl<C: Codec> Framed<C> {
         f(&mut self.state.codec.borrow_mut())
     }
 
-    /// Gives back bytes that belong to what follows: they are decoded again, before anything that arrived behind
-    /// them.
+    /// Gives back bytes that belong to what follows: they are decoded again, before anything that arrived
+    /// behind them.
     pub fn unread(&self, bytes: impl Into<Bytes>) {
         if self.state.stage.get() == Stage::Decoding {
             self.state.given_back.borrow_mut().push(bytes.into());
@@ -129,9 +131,10 @@ impl<C: Codec> Framed<C> {
         }
     }
 
-    /// Replaces the protocol of the connection, as [`Transport::switch_protocol`]. No further frame is decoded: the
-    /// bytes behind the current one, and an incomplete frame, go to the new protocol. Called on the transport
-    /// itself from outside a frame hook, an incomplete frame would be dropped with this protocol.
+    /// Replaces the protocol of the connection, as [`Transport::switch_protocol`]. No further frame is
+    /// decoded: the bytes behind the current one, and an incomplete frame, go to the new protocol. Called on
+    /// the transport itself from outside a frame hook, an incomplete frame would be dropped with this
+    /// protocol.
     pub fn switch_protocol(&self, protocol: impl Protocol) {
         self.switch_boxed(Box::new(protocol));
     }
@@ -186,8 +189,8 @@ impl<C> fmt::Debug for Framed<C> {
 
 /// A [`Protocol`] that decodes frames with a [`Codec`] and hands them to a [`FrameHandler`].
 ///
-/// It derefs to the handler, so that a closure [posted](twistor::Connection::post) to the connection finds the
-/// handler's own fields and methods.
+/// It derefs to the handler, so that a closure [posted](twistor::Connection::post) to the connection finds
+/// the handler's own fields and methods.
 ///
 /// ```
 /// use twistor::Reactor;

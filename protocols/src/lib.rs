@@ -1,10 +1,10 @@
 //! Wire protocols for the [`twistor`] reactor.
 //!
-//! A stream delivers bytes, cut at no place that means anything. Every protocol here turns them into frames in the
-//! same shape, of three parts:
+//! A stream delivers bytes, cut at no place that means anything. Every protocol here turns them into frames
+//! in the same shape, of three parts:
 //!
-//! * a [`Codec`] knows the format: how bytes become frames and frames become bytes, and how long a frame may be. It
-//!   does no I/O, holds no socket and no clock, and can be tested with slices;
+//! * a [`Codec`] knows the format: how bytes become frames and frames become bytes, and how long a frame may
+//!   be. It does no I/O, holds no socket and no clock, and can be tested with slices;
 //! * a [`FrameHandler`] is what you write: its hooks hear of frames;
 //! * [`FramedProtocol`] joins the two and is a [`twistor::Protocol`]. [`Framed`] is what hooks get of it: the
 //!   transport, and a way to send frames.
@@ -34,10 +34,10 @@
 //!
 //! # Between two frames
 //!
-//! One chunk of bytes may hold many frames, and a hook may change its mind in the middle of them. Whatever a hook
-//! asks for holds before the next frame: after `pause_reading` no frame comes until `resume_reading`, after
-//! `lose_connection` none comes at all, and after [`Framed::switch_protocol`] the bytes behind the frame go to the
-//! new protocol.
+//! One chunk of bytes may hold many frames, and a hook may change its mind in the middle of them. Whatever a
+//! hook asks for holds before the next frame: after `pause_reading` no frame comes until `resume_reading`,
+//! after `lose_connection` none comes at all, and after [`Framed::switch_protocol`] the bytes behind the
+//! frame go to the new protocol.
 
 #![forbid(unsafe_code)]
 

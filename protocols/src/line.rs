@@ -1,7 +1,7 @@
 //! Lines: [`LineCodec`] finds them, [`LineReceiver`] hears of them.
 //!
-//! A connection that speaks in lines can switch to *raw mode*, in which it gets bytes as they come, and back: for
-//! protocols that announce a body of so many bytes in a line.
+//! A connection that speaks in lines can switch to *raw mode*, in which it gets bytes as they come, and back:
+//! for protocols that announce a body of so many bytes in a line.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -20,8 +20,8 @@ const MAX_LENGTH: usize = 16 * 1024;
 
 /// The protocol of a connection whose lines go to a [`LineReceiver`].
 ///
-/// `LineProtocol::new(receiver)` has the default settings; `LineProtocol::with_codec(codec, receiver)` those of a
-/// [`LineCodec`].
+/// `LineProtocol::new(receiver)` has the default settings; `LineProtocol::with_codec(codec, receiver)` those
+/// of a [`LineCodec`].
 pub type LineProtocol<R> = FramedProtocol<LineCodec, R>;
 
 /// A connection that speaks in lines, as the hooks of a [`LineReceiver`] get it.
@@ -29,8 +29,8 @@ pub type Lines = Framed<LineCodec>;
 
 /// What one connection does with lines.
 ///
-/// Use it with a [`LineProtocol`]. The hooks are those of [`twistor::Protocol`], but that lines come in place of
-/// chunks. Here is one that reads a number, then as many bytes:
+/// Use it with a [`LineProtocol`]. The hooks are those of [`twistor::Protocol`], but that lines come in place
+/// of chunks. Here is one that reads a number, then as many bytes:
 ///
 /// ```
 /// use twistor_protocols::{LineReceiver, Lines};
@@ -188,7 +188,8 @@ impl Lines {
 pub enum LineFrame<'a> {
     /// A line, without its delimiter.
     Line(&'a [u8]),
-    /// The beginning of a line that is longer than the limit: as many bytes as the limit. The rest is skipped.
+    /// The beginning of a line that is longer than the limit: as many bytes as the limit. The rest is
+    /// skipped.
     TooLong(&'a [u8]),
     /// Bytes in raw mode.
     Raw(&'a [u8]),
@@ -218,7 +219,8 @@ impl Delimiter {
         }
     }
 
-    /// The first delimiter in `input` that does not end within the first `seen` bytes: where it begins and ends.
+    /// The first delimiter in `input` that does not end within the first `seen` bytes: where it begins and
+    /// ends.
     fn find(&self, input: &[u8], mut seen: usize) -> Option<(usize, usize)> {
         let bytes = self.bytes();
         let last = *bytes.last()?;
@@ -239,8 +241,8 @@ impl Delimiter {
 
 /// Lines on the wire: content, then a delimiter.
 ///
-/// At first the delimiter is `"\r\n"` for what is sent, and a bare `"\n"` is accepted for what is received: it is
-/// what people type into `nc`. A line has at most 16 KiB.
+/// At first the delimiter is `"\r\n"` for what is sent, and a bare `"\n"` is accepted for what is received:
+/// it is what people type into `nc`. A line has at most 16 KiB.
 ///
 /// ```
 /// use twistor_protocols::{Codec, Decoded, LineCodec, LineFrame};
@@ -318,8 +320,8 @@ impl Codec for LineCodec {
 }
 
 impl LineCodec {
-    /// What counts is only how the line goes on, not how much of it is there: so the answer does not depend on
-    /// where chunks are cut.
+    /// What counts is only how the line goes on, not how much of it is there: so the answer does not depend
+    /// on where chunks are cut.
     fn decode_line<'a>(&mut self, input: &'a [u8], seen: usize) -> Decoded<LineFrame<'a>> {
         let window = &input[..input.len().min(self.limit())];
         match self.delimiter.find(window, seen.min(window.len())) {

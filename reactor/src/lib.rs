@@ -1,5 +1,5 @@
-//! A callback-style reactor framework: you implement [`Protocol`] and [`Factory`], the [`Reactor`] owns the poller,
-//! the callback queue and the timers, and calls you when something happens.
+//! A callback-style reactor framework: you implement [`Protocol`] and [`Factory`], the [`Reactor`] owns the
+//! poller, the callback queue and the timers, and calls you when something happens.
 //!
 //! ```no_run
 //! use twistor::{Protocol, Reactor, Transport};
@@ -28,23 +28,24 @@
 //! 3. **timers** that are due;
 //! 4. **queue**: callbacks, posts and calls from other threads that are there now;
 //! 5. **stop**, if somebody asked for it: the phases of shutdown;
-//! 6. **settle**: send what was written from elsewhere, call `pause_writing` and `resume_writing`, report losses,
-//!    tell the poller what to watch for.
+//! 6. **settle**: send what was written from elsewhere, call `pause_writing` and `resume_writing`, report
+//!    losses, tell the poller what to watch for.
 //!
-//! Nobody is called from inside a call: every method but [`Reactor::run`] and [`Reactor::turn`] only edits buffers,
-//! flags and queues. So a hook may do anything (close its own connection, stop the reactor, write to others), and
-//! state that protocols share in an `Rc<RefCell<_>>` is never borrowed twice by surprise.
+//! Nobody is called from inside a call: every method but [`Reactor::run`] and [`Reactor::turn`] only edits
+//! buffers, flags and queues. So a hook may do anything (close its own connection, stop the reactor, write to
+//! others), and state that protocols share in an `Rc<RefCell<_>>` is never borrowed twice by surprise.
 //!
 //! # Getting about
 //!
 //! * [`Protocol`]: the hooks of a connection. [`Factory`] makes one per connection; a closure is a factory.
-//! * [`Transport`]: what a protocol does with its connection. [`Connection`] knows the protocol's type as well, so
-//!   that closures can be [posted](Connection::post) into it from anywhere.
-//! * [`Handle`]: the reactor for everybody: listen, connect, call later, stop. [`Remote`] and [`Sender`] are the ways
-//!   in from other threads.
+//! * [`Transport`]: what a protocol does with its connection. [`Connection`] knows the protocol's type as
+//!   well, so that closures can be [posted](Connection::post) into it from anywhere.
+//! * [`Handle`]: the reactor for everybody: listen, connect, call later, stop. [`Remote`] and [`Sender`] are
+//!   the ways in from other threads.
 //! * [`Deferred`]: what comes later, to chain, to combine, to `.await`.
-//! * [`task`]: futures that the loop runs, [`spawn`](Handle::spawn)ed or as a whole program in [`run`]. [`Stream`] is a
-//!   connection for a task, from [`serve`](Handle::serve) and [`connect_stream`](Handle::connect_stream); [`sync`] has locks and queues.
+//! * [`task`]: futures that the loop runs, [`spawn`](Handle::spawn)ed or as a whole program in [`run`].
+//!   [`Stream`] is a connection for a task, from [`serve`](Handle::serve) and
+//!   [`connect_stream`](Handle::connect_stream); [`sync`] has locks and queues.
 //! * [`DatagramProtocol`]: the hooks of a socket for datagrams, [`DatagramSocket`].
 //! * [`endpoint`]: where to listen and to connect, as strings or builders.
 //! * [`ReactorBuilder`]: limits, time-outs and policies.
@@ -55,21 +56,22 @@
 //!
 //! * `testing`: the module `testing`, with a deterministic simulated network.
 //! * `tokio`: `Handle::with_tokio`, for futures that need a tokio runtime.
-//! * `hyper`: hyper (version 1) on this loop: `Stream` is its I/O, `HyperTimer` its timer, `HyperExecutor` its
-//!   executor.
+//! * `hyper`: hyper (version 1) on this loop: `Stream` is its I/O, `HyperTimer` its timer, `HyperExecutor`
+//!   its executor.
 //! * `tls`: TLS as a layer of the same [`Transport`]: the module `tls`, endpoints `ssl:` and `tls:`.
-//!   `tls-aws-lc-rs` adds another provider of cryptography, `tls-webpki-roots` roots that are part of the program.
+//!   `tls-aws-lc-rs` adds another provider of cryptography, `tls-webpki-roots` roots that are part of the
+//!   program.
 //!
 //! # Panics in hooks
 //!
-//! A hook that panics ends only what it belongs to. That needs `panic = "unwind"`, the default of Cargo's profiles;
-//! with `panic = "abort"` any panic ends the program.
+//! A hook that panics ends only what it belongs to. That needs `panic = "unwind"`, the default of Cargo's
+//! profiles; with `panic = "abort"` any panic ends the program.
 //!
 //! # Systems
 //!
 //! Developed and tested on Linux, where waiting, receiving and sending cost what hand-written `epoll` costs.
-//! macOS, FreeBSD and Windows are type-checked; they wait through the portable interface of the crate `polling`,
-//! which is tested on Linux as well.
+//! macOS, FreeBSD and Windows are type-checked; they wait through the portable interface of the crate
+//! `polling`, which is tested on Linux as well.
 
 mod core;
 mod datagram;

@@ -11,15 +11,16 @@ use crate::net::timeouts::Timeout;
 use crate::reactor::handle::Handle;
 use crate::reactor::transport::Transport;
 
-/// What one connection does: its hooks are called by the reactor, one at a time, never from inside another call.
+/// What one connection does: its hooks are called by the reactor, one at a time, never from inside another
+/// call.
 ///
 /// The order is: [`connection_made`](Self::connection_made) once, then any of the others, then
-/// [`connection_lost`](Self::connection_lost) once and last. Nothing but `connection_lost` is called after the
-/// transport was told to close.
+/// [`connection_lost`](Self::connection_lost) once and last. Nothing but `connection_lost` is called after
+/// the transport was told to close.
 ///
 /// Everything a hook writes goes out when it returns. State that belongs to the connection lives in `self`;
-/// [`Transport::call_later`], [`Transport::connection`] and [`Connection::post`](crate::Connection::post) lead back
-/// to it from timers and from other connections.
+/// [`Transport::call_later`], [`Transport::connection`] and [`Connection::post`](crate::Connection::post)
+/// lead back to it from timers and from other connections.
 ///
 /// ```
 /// use twistor::{Protocol, Transport};
@@ -48,16 +49,17 @@ pub trait Protocol: Any {
     /// Bytes arrived: at least one, in order, cut at no place that means anything.
     fn data_received(&mut self, transport: &Transport, data: &[u8]);
 
-    /// A descriptor arrived that the peer passed, before the bytes that it rode on. Only Unix sockets whose endpoint
-    /// [asks for them](crate::endpoint::UnixListen::descriptors) bring any. What is not kept is closed.
+    /// A descriptor arrived that the peer passed, before the bytes that it rode on. Only Unix sockets whose
+    /// endpoint [asks for them](crate::endpoint::UnixListen::descriptors) bring any. What is not kept is
+    /// closed.
     #[cfg(unix)]
     fn descriptor_received(&mut self, transport: &Transport, descriptor: std::os::fd::OwnedFd) {
         let _ = (transport, descriptor);
     }
 
-    /// The handshake that [`Transport::start_tls_server`] or [`Transport::start_tls_client`] began is complete, and the
-    /// peer has proved what was asked of it: what is received and written from here on is protected. On a connection
-    /// that has TLS from its beginning this is over before `connection_made`.
+    /// The handshake that [`Transport::start_tls_server`] or [`Transport::start_tls_client`] began is
+    /// complete, and the peer has proved what was asked of it: what is received and written from here on is
+    /// protected. On a connection that has TLS from its beginning this is over before `connection_made`.
     #[cfg(feature = "tls")]
     fn tls_started(&mut self, transport: &Transport, tls: &crate::tls::TlsInfo) {
         let _ = (transport, tls);
@@ -69,9 +71,9 @@ pub trait Protocol: Any {
         Eof::Close
     }
 
-    /// More is queued than the high mark, after the kernel took what it would: whoever produces should stop until
-    /// [`resume_writing`](Self::resume_writing). While the kernel takes everything at once neither is called; a
-    /// producer that wants to be called again in any case asks for [`Transport::flushed`].
+    /// More is queued than the high mark, after the kernel took what it would: whoever produces should stop
+    /// until [`resume_writing`](Self::resume_writing). While the kernel takes everything at once neither is
+    /// called; a producer that wants to be called again in any case asks for [`Transport::flushed`].
     fn pause_writing(&mut self, transport: &Transport) {
         let _ = transport;
     }
@@ -87,7 +89,8 @@ pub trait Protocol: Any {
         OnTimeout::Abort
     }
 
-    /// The reactor is stopping. A protocol with work to finish may keep the connection up to the drain time-out.
+    /// The reactor is stopping. A protocol with work to finish may keep the connection up to the drain
+    /// time-out.
     fn shutting_down(&mut self, transport: &Transport) {
         transport.lose_connection();
     }

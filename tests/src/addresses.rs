@@ -47,7 +47,8 @@ impl Machine {
     /// The kernel has none.
     #[must_use]
     pub fn vacant_for_datagrams(&self) -> SocketAddr {
-        // Held, so that nobody else gets the number meanwhile, and deaf to everybody but a peer that never sends.
+        // Held, so that nobody else gets the number meanwhile, and deaf to everybody but a peer that never
+        // sends.
         thread_local! {
             static DEAF: std::net::UdpSocket = {
                 let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
@@ -97,8 +98,8 @@ impl Machine {
         Silent { address, _listener: listener, _waiting: waiting }
     }
 
-    /// Whether a socket listens at exactly this IPv4 address. (To connect would not tell: a parallel test that listens
-    /// at all addresses may have been given the same port number.)
+    /// Whether a socket listens at exactly this IPv4 address. (To connect would not tell: a parallel test
+    /// that listens at all addresses may have been given the same port number.)
     ///
     /// # Panics
     ///

@@ -16,8 +16,8 @@
 //! }
 //! ```
 //!
-//! Each thread has its own counts, so that tests of one binary can run side by side. A reactor lives on one thread;
-//! what it allocates is counted there.
+//! Each thread has its own counts, so that tests of one binary can run side by side. A reactor lives on one
+//! thread; what it allocates is counted there.
 
 #![allow(unsafe_code, reason = "an allocator is made of unsafe functions")]
 

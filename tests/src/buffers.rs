@@ -1,5 +1,5 @@
-//! Connections whose socket buffers have a chosen size, so that "the kernel takes no more" comes when a test wants
-//! it, and bytes that are easy to check at any place of a long stream.
+//! Connections whose socket buffers have a chosen size, so that "the kernel takes no more" comes when a test
+//! wants it, and bytes that are easy to check at any place of a long stream.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -93,7 +93,8 @@ impl<'w> Peer<'w> {
         Self::of(world, socket)
     }
 
-    /// Sends what the kernel takes until it takes no more, without turning the reactor. Returns how much it was.
+    /// Sends what the kernel takes until it takes no more, without turning the reactor. Returns how much it
+    /// was.
     pub fn fill(&self) -> usize {
         let piece = vec![b'f'; 1 << 16];
         let mut sent = 0;

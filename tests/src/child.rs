@@ -1,5 +1,5 @@
-//! Tests that need a process of their own: because they count its descriptors and threads, or change what signals do
-//! to it.
+//! Tests that need a process of their own: because they count its descriptors and threads, or change what
+//! signals do to it.
 
 use std::process::{Command, Stdio};
 use std::sync::mpsc;

@@ -1,7 +1,7 @@
 //! The code of the guide and of the README, compiled and run by `cargo test --doc`.
 //!
-//! One module per page, so that a failure names its page. Invariant: every page of the book with Rust code in it
-//! stands here.
+//! One module per page, so that a failure names its page. Invariant: every page of the book with Rust code in
+//! it stands here.
 
 /// Makes the code blocks of pages into doctests.
 #[cfg(doctest)]

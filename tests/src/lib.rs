@@ -1,9 +1,10 @@
-//! What the contract tests share: a reactor on each driver, peers at the other end, protocols that write down what
-//! they were told.
+//! What the contract tests share: a reactor on each driver, peers at the other end, protocols that write down
+//! what they were told.
 //!
-//! A test is written once, against a [`World`], and runs on every [`Driver`]. It never sleeps: it turns the reactor
-//! [until](World::until) something is so, and fails with a sentence if that does not come true. Peers are driven by
-//! the test's own thread while it turns the reactor, so that a driver without a kernel can offer the same.
+//! A test is written once, against a [`World`], and runs on every [`Driver`]. It never sleeps: it turns the
+//! reactor [until](World::until) something is so, and fails with a sentence if that does not come true. Peers
+//! are driven by the test's own thread while it turns the reactor, so that a driver without a kernel can
+//! offer the same.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -101,7 +102,8 @@ macro_rules! contract {
     };
 }
 
-/// Like [`contract!`], and once more on every driver with TLS on the streams (section 8: sections 3 to 5 hold unchanged).
+/// Like [`contract!`], and once more on every driver with TLS on the streams (section 8: sections 3 to 5 hold
+/// unchanged).
 ///
 /// What means nothing with TLS stays in a `contract!` beside it.
 #[macro_export]
@@ -149,7 +151,8 @@ macro_rules! stream_contract {
     };
 }
 
-/// Like [`contract!`], for what only a kernel can show: descriptors, signals, threads that wake a sleeping reactor.
+/// Like [`contract!`], for what only a kernel can show: descriptors, signals, threads that wake a sleeping
+/// reactor.
 #[macro_export]
 macro_rules! kernel_contract {
     ($($(#[$meta:meta])* fn $name:ident($driver:ident) $body:block)*) => {
@@ -311,8 +314,8 @@ impl World {
         }
     }
 
-    /// Lets `count` more descriptors be opened, by the whole process on a real machine. Those that are open above the
-    /// limit stay open. Returns the old limit.
+    /// Lets `count` more descriptors be opened, by the whole process on a real machine. Those that are open
+    /// above the limit stay open. Returns the old limit.
     pub fn leave_descriptors(&self, count: u64) -> u64 {
         match &self.simulation {
             Some(_) => {

@@ -1,5 +1,5 @@
-//! Where a world runs: on this machine, with its kernel and its clock, or on a simulated host. Offers what a test does
-//! beside the reactor, so that it is written once for both.
+//! Where a world runs: on this machine, with its kernel and its clock, or on a simulated host. Offers what a
+//! test does beside the reactor, so that it is written once for both.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -237,8 +237,8 @@ impl Socket {
         }
     }
 
-    /// Whether something can be read, without anybody doing anything more for it; a kernel is given some time to bring
-    /// it.
+    /// Whether something can be read, without anybody doing anything more for it; a kernel is given some time
+    /// to bring it.
     #[must_use]
     pub fn becomes_readable(&self) -> bool {
         match self {

@@ -1,8 +1,8 @@
 //! What a test can do with a process: limits, descriptors, processor time, other processes.
 //!
-//! Limits and descriptors belong to a whole process, so that most of this is for tests that run
-//! [in a child](crate::in_child). A test may also start copies of itself in other [roles](role): as a peer that can be
-//! stopped, or as a server that is watched from outside.
+//! Limits and descriptors belong to a whole process, so that most of this is for tests that run [in a
+//! child](crate::in_child). A test may also start copies of itself in other [roles](role): as a peer that can
+//! be stopped, or as a server that is watched from outside.
 
 #![allow(unsafe_code, reason = "the standard library has no limits, signals and usage of processes")]
 
@@ -25,8 +25,8 @@ pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-/// A command that runs one test of this binary in another process. `module` is the `module_path!()` of a test made
-/// by [`contract!`](crate::contract).
+/// A command that runs one test of this binary in another process. `module` is the `module_path!()` of a test
+/// made by [`contract!`](crate::contract).
 ///
 /// # Panics
 ///
@@ -183,8 +183,8 @@ pub fn next_descriptor() -> u64 {
     u64::try_from(file.as_raw_fd()).expect("a number")
 }
 
-/// An address of this machine that no other test uses. A port number there is not taken by another test in the moment
-/// when it becomes free.
+/// An address of this machine that no other test uses. A port number there is not taken by another test in
+/// the moment when it becomes free.
 #[must_use]
 pub fn own_address() -> Ipv4Addr {
     static COUNT: AtomicU8 = AtomicU8::new(0);
@@ -294,8 +294,8 @@ impl Socket {
 
     fn ask<T>(&self, name: i32, value: &mut T) {
         let mut length = libc::socklen_t::try_from(size_of::<T>()).expect("a small value");
-        // SAFETY: both pointers are to locals, and `length` is the size of `value`; the callers ask for options of
-        // plain numbers.
+        // SAFETY: both pointers are to locals, and `length` is the size of `value`; the callers ask for
+        // options of plain numbers.
         let status = unsafe {
             libc::getsockopt(
                 self.0.as_raw_fd(),

@@ -1,6 +1,7 @@
 //! What a user can get wrong in a call: the error names what was wrong, the value, and what would be right.
 //!
-//! The parser's own tests see to every keyword; here it is seen from outside, through the calls that users make.
+//! The parser's own tests see to every keyword; here it is seen from outside, through the calls that users
+//! make.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

@@ -1,6 +1,6 @@
-//! A task that connects, shakes hands, asks and hears an answer is cancelled at every pass of its life, and given up after
-//! every so many microseconds. Wherever that is, nothing is left of it: no connection, attempt, timer, task or byte. And
-//! nothing of it is heard afterwards.
+//! A task that connects, shakes hands, asks and hears an answer is cancelled at every pass of its life, and
+//! given up after every so many microseconds. Wherever that is, nothing is left of it: no connection,
+//! attempt, timer, task or byte. And nothing of it is heard afterwards.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

@@ -1,4 +1,5 @@
-//! The contract, section 6: descriptors from elsewhere as connections and ports; streams on pipes, terminals and files.
+//! The contract, section 6: descriptors from elsewhere as connections and ports; streams on pipes, terminals
+//! and files.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write, pipe};

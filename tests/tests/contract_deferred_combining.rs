@@ -1,4 +1,5 @@
-//! Several Deferreds as one, and limits on waiting: gather, race, any, as completed, time-outs, pauses, shields.
+//! Several Deferreds as one, and limits on waiting: gather, race, any, as completed, time-outs, pauses,
+//! shields.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

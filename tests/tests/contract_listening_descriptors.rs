@@ -1,7 +1,7 @@
 //! The contract, section 6, line 46: what a listener does when no descriptor is left.
 //!
-//! The limit belongs to the process, so that every test here has one of its own. It connects its peers first and then
-//! lets no further descriptor be opened; what is open above the limit stays open.
+//! The limit belongs to the process, so that every test here has one of its own. It connects its peers first
+//! and then lets no further descriptor be opened; what is open above the limit stays open.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 
@@ -187,7 +187,8 @@ contract! {
             world.leave_descriptors(8);
             until_exhausted_again(&world);
             assert_eq!((world.reactor.stats().accepted, world.reactor.stats().shed), (8, BUDGET));
-            // The peers' own descriptors are below the limit: each end of a connection makes room for one more.
+            // The peers' own descriptors are below the limit: each end of a connection makes room for one
+            // more.
             drop(first);
             world.until("the waiting ones are accepted", || world.reactor.stats().accepted == 16);
         });

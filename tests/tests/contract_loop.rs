@@ -586,8 +586,8 @@ extern "C" fn on_signal(_: libc::c_int) {}
 
 impl Storm {
     fn on_this_thread() -> Self {
-        // SAFETY: a zeroed sigaction is a valid one; the handler does nothing, so it may interrupt anything. Without
-        // SA_RESTART every system call that can be interrupted is.
+        // SAFETY: a zeroed sigaction is a valid one; the handler does nothing, so it may interrupt anything.
+        // Without SA_RESTART every system call that can be interrupted is.
         let target = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as usize;

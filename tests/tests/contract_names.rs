@@ -200,7 +200,8 @@ kernel_contract! {
     }
 }
 
-/// A host with both families whose program listens, and one that connects to it; when each attempt was seen to begin.
+/// A host with both families whose program listens, and one that connects to it; when each attempt was seen
+/// to begin.
 fn two_hosts(answers_on_v6: bool) -> (Simulation, Rc<RefCell<Option<Reached>>>) {
     let sim = Simulation::new(3);
     sim.host("server", move |reactor| {

@@ -584,8 +584,8 @@ stream_contract! {
     }
 }
 
-// Connections that nobody has accepted yet, while peers with TLS wait until they are. A storm of handshakes is tested
-// with TLS itself.
+// Connections that nobody has accepted yet, while peers with TLS wait until they are. A storm of handshakes
+// is tested with TLS itself.
 contract! {
     // Line 26.
     fn a_flood_of_connections_does_not_hold_up_the_established_ones(driver) {

@@ -1,5 +1,5 @@
-//! Streams for tasks: what the contract promises a protocol, seen from a task: both directions, writing, how it ends, and
-//! handing over between tasks and protocols.
+//! Streams for tasks: what the contract promises a protocol, seen from a task: both directions, writing, how
+//! it ends, and handing over between tasks and protocols.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

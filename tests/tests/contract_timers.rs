@@ -236,7 +236,8 @@ contract! {
             round();
             held.push(counts().bytes);
         }
-        // Tables grow and shrink a little from round to round; half a million timers leave less than two bytes each.
+        // Tables grow and shrink a little from round to round; half a million timers leave less than two
+        // bytes each.
         assert!(held[29] - held[2] < 1_000_000, "{held:?}");
     }
 

@@ -98,7 +98,8 @@ fn pass(socket: &UnixStream, data: &[u8], descriptors: &[&dyn AsRawFd]) {
     let numbers: Vec<i32> = descriptors.iter().map(|one| one.as_raw_fd()).collect();
     let bytes = size_of_val(&numbers[..]) as u32;
     let part = [IoSlice::new(data)];
-    // SAFETY: the message points to buffers that outlive the call; the control buffer has room for the numbers.
+    // SAFETY: the message points to buffers that outlive the call; the control buffer has room for the
+    // numbers.
     #[allow(unsafe_code)]
     unsafe {
         let mut control = vec![0_u64; libc::CMSG_SPACE(bytes) as usize / 8 + 1];

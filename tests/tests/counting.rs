@@ -148,7 +148,8 @@ kernel_contract! {
         assert!(calls.accepts >= 21, "{calls:?}");
     }
 
-    /// Accept (and see that nobody else waits), receive, send, end; and nothing of it stays behind to be looked at.
+    /// Accept (and see that nobody else waits), receive, send, end; and nothing of it stays behind to be
+    /// looked at.
     fn a_short_lived_connection_costs_three_passes_and_one_allocation(driver) {
         let world = World::new(driver);
         let port = world.listen(|_| Echo);

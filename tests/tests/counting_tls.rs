@@ -199,8 +199,8 @@ fn bytes_of_rustls(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> i6
     before - counts().bytes
 }
 
-/// Starts clients on a thread of their own, whose allocations are not counted with those of the reactor. Each does
-/// `first`; then all wait until the sender is dropped.
+/// Starts clients on a thread of their own, whose allocations are not counted with those of the reactor. Each
+/// does `first`; then all wait until the sender is dropped.
 fn clients_elsewhere<T: Send + 'static>(
     count: usize,
     first: impl Fn() -> T + Send + 'static,
@@ -279,7 +279,8 @@ kernel_contract! {
         assert_eq!(calls, [ROUNDS, ROUNDS, ROUNDS, 0, 0]);
     }
 
-    /// A request that comes with the end of the handshake is answered together with what the handshake has left to say.
+    /// A request that comes with the end of the handshake is answered together with what the handshake has
+    /// left to say.
     fn a_handshake_with_a_request_costs_two_sends(driver) {
         let world = World::new(driver);
         let authority = Authority::new();

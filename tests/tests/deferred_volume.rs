@@ -1,5 +1,5 @@
-//! A million links: bounded stack, one allocation and few bytes for each, and no step that grows with their number
-//! (a quadratic one would not end).
+//! A million links: bounded stack, one allocation and few bytes for each, and no step that grows with their
+//! number (a quadratic one would not end).
 
 use std::cell::Cell;
 use std::rc::Rc;

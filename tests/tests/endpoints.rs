@@ -1,5 +1,5 @@
-//! Endpoints that are there already (inherited descriptors, the service manager's, the standard streams), and kinds that
-//! a program adds.
+//! Endpoints that are there already (inherited descriptors, the service manager's, the standard streams), and
+//! kinds that a program adds.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -227,7 +227,8 @@ kernel_contract! {
         assert!(child.0.wait().expect("its end").success());
     }
 
-    // Lines 24 and 49: opened again in the other direction, a pipe would never end, and eat what is meant for others.
+    // Lines 24 and 49: opened again in the other direction, a pipe would never end, and eat what is meant for
+    // others.
     fn an_inherited_pipe_goes_the_way_that_it_is_open(driver) {
         if let Some(endpoint) = process::role() {
             let world = World::new(driver);

@@ -444,7 +444,8 @@ contract! {
         assert_eq!(reading.take().expect("an end").expect("read"), SIZE as u64);
         assert_eq!(pieces.get(), 256);
         assert!(rounds >= 20, "only {rounds} echoes while {} pieces were read", pieces.get());
-        // A pass that hears of the byte echoes it; some more may go by until the kernel or the link tells of it.
+        // A pass that hears of the byte echoes it; some more may go by until the kernel or the link tells of
+        // it.
         assert!(most <= 30, "an echo took {most} passes");
     }
 

@@ -1,9 +1,9 @@
 //! Random operations in every hook, against random peers: whatever happens, the rules of a connection hold.
 //!
-//! A seed is a small world: some connections to plain sockets, some between two ends of the same reactor, and some
-//! dozens of passes in which every hook does something at random, as do the sockets. A failing seed is named by the
-//! test; `TWISTOR_SEED=n` plays it alone, `TWISTOR_SEED=n..m` a range. Every stream carries bytes that say from their place which stream and
-//! position they belong to.
+//! A seed is a small world: some connections to plain sockets, some between two ends of the same reactor, and
+//! some dozens of passes in which every hook does something at random, as do the sockets. A failing seed is
+//! named by the test; `TWISTOR_SEED=n` plays it alone, `TWISTOR_SEED=n..m` a range. Every stream carries
+//! bytes that say from their place which stream and position they belong to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
-//! Peers that mean harm, or that are merely broken: they do not read, they reset at the worst moment, they come in
-//! thousands, they are stopped, they send garbage. Each time: no crash, bounded memory and work, another client
-//! served meanwhile, and at the end everything is given back. ‡
+//! Peers that mean harm, or that are merely broken: they do not read, they reset at the worst moment, they
+//! come in thousands, they are stopped, they send garbage. Each time: no crash, bounded memory and work,
+//! another client served meanwhile, and at the end everything is given back. ‡
 //!
 //! Descriptors, limits and processor time belong to a process, so that each test has one of its own.
 
@@ -83,7 +83,8 @@ impl Balance {
         Self { descriptors: open_descriptors(), allocations: counts().live, connections }
     }
 
-    /// Spare buffers and grown tables may stay: no more than `spare` allocations, however many peers there were.
+    /// Spare buffers and grown tables may stay: no more than `spare` allocations, however many peers there
+    /// were.
     fn is_restored(&self, world: &World, spare: i64) {
         world.until("all connections are gone", || world.reactor.stats().connections == self.connections);
         world.turns(3);

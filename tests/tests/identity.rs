@@ -1,5 +1,5 @@
-//! Places are reused at once, identities never: what belonged to a connection, port or attempt does not reach the
-//! next one that has its slot and its descriptor's number.
+//! Places are reused at once, identities never: what belonged to a connection, port or attempt does not reach
+//! the next one that has its slot and its descriptor's number.
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
@@ -213,7 +213,8 @@ kernel_contract! {
             let mut before: Option<TcpStream> = None;
             let first = next_descriptor();
             for generation in 1..=GENERATIONS {
-                // Its bytes wait in the socket when its predecessor ends, and the predecessor's peer still sends.
+                // Its bytes wait in the socket when its predecessor ends, and the predecessor's peer still
+                // sends.
                 let mut peer = TcpStream::connect(address_of(&port)).expect("a connection");
                 peer.write_all(&generation.to_le_bytes()).expect("a new connection takes data");
                 if let Some(mut before) = before.take() {

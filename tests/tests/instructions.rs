@@ -1,8 +1,8 @@
 //! The budget of the hot path in user-space instructions, counted by `valgrind --tool=callgrind`.
 //!
-//! Instructions are counted on the release build of the echo example, as the difference of two runs that differ only in
-//! their number of messages, so that starting and stopping cancel out. Clocks have no part in it: the counts are the
-//! same on a busy machine.
+//! Instructions are counted on the release build of the echo example, as the difference of two runs that
+//! differ only in their number of messages, so that starting and stopping cancel out. Clocks have no part in
+//! it: the counts are the same on a busy machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,8 +18,8 @@ fn an_echoed_message_keeps_to_its_budget_of_instructions() {
     keeps_to("echo_server", [(1, 400), (32, 320)]);
 }
 
-/// The same server, with a task for each connection: what waking and polling it costs, and the way of the bytes through
-/// its stream. A message costs the kernel some 20 000 instructions more, the same in both.
+/// The same server, with a task for each connection: what waking and polling it costs, and the way of the
+/// bytes through its stream. A message costs the kernel some 20 000 instructions more, the same in both.
 #[test]
 fn an_echo_by_a_task_keeps_to_its_budget_of_instructions() {
     keeps_to("echo_async", [(1, 1180), (32, 1010)]);

@@ -1,4 +1,5 @@
-//! Bugs that were found by reading or in use, each with its story. A test here is named after what is right now.
+//! Bugs that were found by reading or in use, each with its story. A test here is named after what is right
+//! now.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -64,8 +65,8 @@ fn panic_of<R>(f: impl FnOnce() -> R) -> Option<String> {
 extern "C" fn ignore(_: libc::c_int) {}
 
 contract! {
-    // A panic that was to leave `run` was looked for only after a wait that something had ended: one from a hook ahead
-    // of the wait lay there until then, for ever on an idle reactor.
+    // A panic that was to leave `run` was looked for only after a wait that something had ended: one from a
+    // hook ahead of the wait lay there until then, for ever on an idle reactor.
     fn a_panic_ahead_of_the_wait_leaves_the_turn_at_once(driver) {
         let world = World::with(driver, |builder| builder.panic_policy(PanicPolicy::Propagate));
         world.reactor.before_wait(|_| panic!("ahead of the wait"));
@@ -91,8 +92,8 @@ contract! {
         assert!(!call.is_running());
     }
 
-    // A port opened while the reactor was shutting down was never closed, and a connection that came through it after
-    // the last ones had been aborted kept the loop turning for ever.
+    // A port opened while the reactor was shutting down was never closed, and a connection that came through
+    // it after the last ones had been aborted kept the loop turning for ever.
     fn a_port_opened_during_the_shutdown_does_not_hold_it(driver) {
         let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_millis(20)));
         let opened = Rc::new(RefCell::new(None));
@@ -128,8 +129,8 @@ contract! {
         assert_eq!(world.reactor.stats().connections, 0);
     }
 
-    // The error given to `fail` is a user's value, but its destructor ran under a borrow of the connection when the
-    // error was not wanted, because the connection was closing already or was then aborted.
+    // The error given to `fail` is a user's value, but its destructor ran under a borrow of the connection
+    // when the error was not wanted, because the connection was closing already or was then aborted.
     fn the_error_of_a_failed_connection_may_do_anything_when_dropped(driver) {
         let world = World::new(driver);
         let (drops, log) = (Rc::new(Cell::new(0)), Log::new());
@@ -149,8 +150,8 @@ contract! {
         assert_eq!(world.reactor.stats().panics, 0);
     }
 
-    // An error whose destructor panics took the whole loop with it: it was dropped with the state of the connection,
-    // outside of everything that contains panics.
+    // An error whose destructor panics took the whole loop with it: it was dropped with the state of the
+    // connection, outside of everything that contains panics.
     fn an_error_that_panics_when_dropped_ends_nothing_but_its_connection(driver) {
         let world = World::new(driver);
         let log = Log::new();
@@ -185,7 +186,8 @@ contract! {
         assert_eq!(held.get(), 8, "what was sent before is heard");
     }
 
-    // What the kernel relayed to a connection did not count as sent: a download through a proxy timed out as idle.
+    // What the kernel relayed to a connection did not count as sent: a download through a proxy timed out as
+    // idle.
     fn relayed_output_refreshes_the_idle_time_out(driver) {
         let world = World::new(driver);
         let log = Log::new();
@@ -201,8 +203,8 @@ contract! {
         assert_eq!(log.events(), [Event::Made]);
     }
 
-    // A peer that took nothing of what the kernel relayed to it did not stall anything: the bytes waited in a pipe and
-    // not in the queue.
+    // A peer that took nothing of what the kernel relayed to it did not stall anything: the bytes waited in a
+    // pipe and not in the queue.
     fn a_relay_that_its_target_does_not_take_is_a_write_stall(driver) {
         let world = World::new(driver);
         let log = Log::new();
@@ -275,8 +277,8 @@ contract! {
         assert!(lost.contains("shorter"), "{lost}");
     }
 
-    // Any panic that was contained while `connection_made` ran counted as one of the protocol: a connection lived, but
-    // whoever had asked for it was told that there was none.
+    // Any panic that was contained while `connection_made` ran counted as one of the protocol: a connection
+    // lived, but whoever had asked for it was told that there was none.
     fn a_destructor_that_panics_in_connection_made_does_not_fail_the_connect(driver) {
         struct First(#[allow(dead_code, reason = "it is there to be dropped")] OnDrop);
         impl Protocol for First {
@@ -316,8 +318,8 @@ contract! {
         assert!(wakes.load(Ordering::SeqCst) > before);
     }
 
-    // A closure that was cancelled was dropped without what contains panics of destructors. In a guard, dropped while
-    // another panic was on its way, that ended the program.
+    // A closure that was cancelled was dropped without what contains panics of destructors. In a guard,
+    // dropped while another panic was on its way, that ended the program.
     fn a_cancelled_closure_that_panics_when_dropped_is_contained(driver) {
         let world = World::new(driver);
         let bomb = || OnDrop::new(|| panic!("in a destructor"));
@@ -340,8 +342,8 @@ contract! {
 
 // Hosts that sleep on the descriptor, signals, and threads that act while the reactor waits.
 kernel_contract! {
-    // After a panic had left `turn`, or after a `run`, the inbox believed the loop to be awake: a call from another
-    // thread did not make the descriptor readable, and a host that slept on it slept on.
+    // After a panic had left `turn`, or after a `run`, the inbox believed the loop to be awake: a call from
+    // another thread did not make the descriptor readable, and a host that slept on it slept on.
     fn a_host_hears_of_calls_after_a_panic_and_after_a_run(driver) {
         let world = World::with(driver, |builder| builder.panic_policy(PanicPolicy::Propagate));
         let heard = |world: &World| {
@@ -363,7 +365,8 @@ kernel_contract! {
         assert!(becomes_readable(&world.reactor, Duration::from_secs(5)), "after a run");
     }
 
-    // A signal that cut a wait of `run` short was remembered, and the next `turn` waited a second time for it.
+    // A signal that cut a wait of `run` short was remembered, and the next `turn` waited a second time for
+    // it.
     fn a_turn_after_an_interrupted_run_waits_once(driver) {
         in_child(module_path!(), driver, || {
             let world = World::with(driver, |builder| builder.handle_signals(false));
@@ -394,8 +397,8 @@ kernel_contract! {
         });
     }
 
-    // The late outcome of a trigger, of which a second signal had ended the wait, counted for the triggers of the same
-    // phase of the next shutdown.
+    // The late outcome of a trigger, of which a second signal had ended the wait, counted for the triggers of
+    // the same phase of the next shutdown.
     fn a_trigger_of_an_earlier_shutdown_does_not_end_the_wait_for_another(driver) {
         in_child(module_path!(), driver, || {
             let world = World::with(driver, |builder| builder.handle_signals(true));
@@ -428,8 +431,8 @@ kernel_contract! {
         });
     }
 
-    // While the reactor drained, the time of a pass was sampled ahead of its wait: input was stamped with the time at
-    // which the wait for it had begun, and time-outs passed early.
+    // While the reactor drained, the time of a pass was sampled ahead of its wait: input was stamped with the
+    // time at which the wait for it had begun, and time-outs passed early.
     fn time_outs_are_refreshed_while_the_reactor_drains(driver) {
         let world = World::with(driver, |builder| builder.drain_timeout(Duration::from_secs(60)));
         let log = Log::new();

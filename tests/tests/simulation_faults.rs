@@ -1,5 +1,5 @@
-//! Every fault of a simulation really happens, protocols notice it as they would notice a real one, nobody else is
-//! disturbed, and when it is over everything goes on.
+//! Every fault of a simulation really happens, protocols notice it as they would notice a real one, nobody
+//! else is disturbed, and when it is over everything goes on.
 
 mod simulation_support;
 

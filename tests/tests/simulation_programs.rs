@@ -1,5 +1,5 @@
-//! The example programs in a simulated network: they give the same output in whatever pieces it travels, and in bad
-//! weather they lose nothing that was acknowledged, and leave nothing behind.
+//! The example programs in a simulated network: they give the same output in whatever pieces it travels, and
+//! in bad weather they lose nothing that was acknowledged, and leave nothing behind.
 
 mod simulation_support;
 
@@ -22,7 +22,8 @@ use twistor::testing::{AccumulatingProtocol, Faults, Host, Link, Pieces, Simulat
 use twistor::{Connection, Handle, Protocol, Reason, Timeouts, Transport};
 use twistor_protocols::{LineProtocol, LineReceiver, Lines};
 
-/// The peer may vanish without a word, and these programs have no time-outs of their own: the kernel finds out.
+/// The peer may vanish without a word, and these programs have no time-outs of their own: the kernel finds
+/// out.
 const ENDPOINT: &str = "tcp:8000:keep_alive=5/2/3";
 
 /// One byte at a time, and as much as a read takes.
@@ -159,7 +160,8 @@ fn storms(scenario: impl Fn(&Simulation)) {
     });
 }
 
-/// Nothing is left on any host once everybody is gone, at the latest when keep-alive and the kernels have given up.
+/// Nothing is left on any host once everybody is gone, at the latest when keep-alive and the kernels have
+/// given up.
 fn assert_nothing_is_left(sim: &Simulation, hosts: &[&Host]) {
     sim.run_for(secs(3600));
     for host in hosts {
@@ -259,7 +261,8 @@ fn a_forwarder_stands_a_thousand_storms() {
     });
 }
 
-/// A guest of the chat: says numbers until all are said, each once it has heard the last, and hears the others.
+/// A guest of the chat: says numbers until all are said, each once it has heard the last, and hears the
+/// others.
 struct Guest {
     guest: Visit,
     nickname: String,

@@ -1,5 +1,5 @@
-//! The protocols that are shipped, in a simulated network: what they hand out does not depend on the pieces in which
-//! it came, and what they build keeps its word in bad weather.
+//! The protocols that are shipped, in a simulated network: what they hand out does not depend on the pieces
+//! in which it came, and what they build keeps its word in bad weather.
 
 mod simulation_support;
 
@@ -19,8 +19,8 @@ use twistor_protocols::{
 /// What a handler was told, in order.
 type Told = Rc<RefCell<Vec<String>>>;
 
-/// Feeds the input in pieces of this length, lets the peer finish, and says what the handler was told and what was
-/// written.
+/// Feeds the input in pieces of this length, lets the peer finish, and says what the handler was told and
+/// what was written.
 fn fed<P: Protocol>(protocol: P, told: &Told, input: &[u8], length: usize) -> (Vec<String>, Vec<u8>) {
     let mut test = ProtocolTest::new(protocol);
     for piece in input.chunks(length) {
@@ -83,8 +83,8 @@ fn is_the_same_in_all_pieces<P: Protocol>(make: impl Fn(Told) -> P, input: &[u8]
     expected
 }
 
-/// Notes all it is told; answers lines; `raw N` is followed by N raw bytes; `pause` stops reading for a second;
-/// `back TEXT` gives a line back; `quit` closes.
+/// Notes all it is told; answers lines; `raw N` is followed by N raw bytes; `pause` stops reading for a
+/// second; `back TEXT` gives a line back; `quit` closes.
 struct Clerk {
     told: Told,
     missing: usize,
@@ -326,7 +326,8 @@ impl LineReceiver for Scribe {
 
 const ENTRIES: usize = 20;
 
-/// Has entries written down, several at a time; begins again behind the last acknowledged one when it is lost.
+/// Has entries written down, several at a time; begins again behind the last acknowledged one when it is
+/// lost.
 #[derive(Clone)]
 struct Author {
     name: &'static str,

@@ -1,5 +1,5 @@
-//! A seed decides everything: the same one gives the same run, event for event, in every build; `check` finds the
-//! seed and the faults that a failure needs.
+//! A seed decides everything: the same one gives the same run, event for event, in every build; `check` finds
+//! the seed and the faults that a failure needs.
 
 mod simulation_support;
 
@@ -13,8 +13,8 @@ use simulation_support::*;
 use twistor::testing::{AccumulatingProtocol, Fault, Faults, Link, Pieces, Simulation, check, find_failure};
 use twistor::{Handle, Protocol, Reason, Transport};
 
-/// Says something of a random length, waits for the answer, thinks for a random time, and so on until it is lost or
-/// tired.
+/// Says something of a random length, waits for the answer, thinks for a random time, and so on until it is
+/// lost or tired.
 struct Chatter {
     awaited: usize,
 }
@@ -110,8 +110,8 @@ fn different_seeds_are_different_runs() {
     assert_eq!(fingerprints.len(), 50);
 }
 
-/// The same in debug and release builds, and on every system. Whoever changes what a reactor or the simulation does, or
-/// in which order, has other ones: the failing test says which.
+/// The same in debug and release builds, and on every system. Whoever changes what a reactor or the
+/// simulation does, or in which order, has other ones: the failing test says which.
 const GOLDEN: [u64; 4] = [
     3_734_330_140_708_008_229,
     15_927_160_654_946_847_608,

@@ -1,5 +1,5 @@
-//! Streams on a bad network: whatever is lost, late or broken off, a task reads what its peer wrote, in order, or an error
-//! that tells the cause. Each world follows from a seed.
+//! Streams on a bad network: whatever is lost, late or broken off, a task reads what its peer wrote, in
+//! order, or an error that tells the cause. Each world follows from a seed.
 
 mod simulation_support;
 

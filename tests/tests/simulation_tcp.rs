@@ -1,5 +1,5 @@
-//! Simulated streams keep the rules of TCP: what a close, a reset or half a close does to the other end, and to whom
-//! goes what.
+//! Simulated streams keep the rules of TCP: what a close, a reset or half a close does to the other end, and
+//! to whom goes what.
 
 mod simulation_support;
 

@@ -1,5 +1,6 @@
-//! Crates that are written for the traits of `futures-io` work over a [`Stream`], against peers that know nothing of it:
-//! a WebSocket server whose client is a blocking one in a thread, and the adapters of `futures-util`.
+//! Crates that are written for the traits of `futures-io` work over a [`Stream`], against peers that know
+//! nothing of it: a WebSocket server whose client is a blocking one in a thread, and the adapters of
+//! `futures-util`.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

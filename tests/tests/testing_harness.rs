@@ -1,4 +1,5 @@
-//! The small tools of the testing kit: a clock that is moved, a protocol by itself, two protocols, and recorders.
+//! The small tools of the testing kit: a clock that is moved, a protocol by itself, two protocols, and
+//! recorders.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

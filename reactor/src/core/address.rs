@@ -89,7 +89,8 @@ impl From<UnixAddress> for Address {
     }
 }
 
-/// The address of a Unix socket: a path, a name of Linux's abstract namespace, or none, as clients usually have.
+/// The address of a Unix socket: a path, a name of Linux's abstract namespace, or none, as clients usually
+/// have.
 ///
 /// ```
 /// use std::path::Path;

@@ -1,7 +1,7 @@
 //! [`Cache`]: a bounded number of values by name, each good for some time.
 //!
-//! Time comes in with each call. The invariant: never more entries than the limit; to make room, those that are too
-//! old go first, then the one that was asked for longest ago.
+//! Time comes in with each call. The invariant: never more entries than the limit; to make room, those that
+//! are too old go first, then the one that was asked for longest ago.
 
 use std::collections::HashMap;
 use std::time::Instant;

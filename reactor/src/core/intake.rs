@@ -1,14 +1,16 @@
 //! Bytes that were received and wait for a reader: appended at one end, taken from the other.
 //!
-//! The memory comes from the [pool](Pool) with the first byte and returns to it with the last, so that whoever waits for
-//! input owns none. What is there is always one slice. Bytes are moved within the buffer only when at least as many have
-//! been taken since, so that a byte is moved once on the average, however it is read.
+//! The memory comes from the [pool](Pool) with the first byte and returns to it with the last, so that
+//! whoever waits for input owns none. What is there is always one slice. Bytes are moved within the buffer
+//! only when at least as many have been taken since, so that a byte is moved once on the average, however it
+//! is read.
 
 use bytes::{Buf, Bytes};
 
 use super::pool::Pool;
 
-/// A buffer between who receives and who reads. Its memory is one pointer, so that it changes hands in no time.
+/// A buffer between who receives and who reads. Its memory is one pointer, so that it changes hands in no
+/// time.
 #[derive(Default)]
 pub(crate) struct Intake {
     /// There is one as long as there is something in it.
@@ -114,8 +116,8 @@ impl Intake {
         count
     }
 
-    /// Takes the first `count` bytes, or all if there are fewer: as they are when they are most of the buffer, else as a
-    /// copy.
+    /// Takes the first `count` bytes, or all if there are fewer: as they are when they are most of the
+    /// buffer, else as a copy.
     pub(crate) fn take(&mut self, count: usize, pool: &Pool) -> Bytes {
         let count = count.min(self.len());
         if let Some(buffer) = &mut self.buffer

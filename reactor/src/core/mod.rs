@@ -1,8 +1,8 @@
-//! What the loop is made of, without the loop: slots with generations, the outbox, the callback queue, the timer
-//! wheel, and a cache.
+//! What the loop is made of, without the loop: slots with generations, the outbox, the callback queue, the
+//! timer wheel, and a cache.
 //!
-//! Everything here is pure: no system call, no clock, no user code is ever called. It can be tested under Miri
-//! and under any imagined order of events.
+//! Everything here is pure: no system call, no clock, no user code is ever called. It can be tested under
+//! Miri and under any imagined order of events.
 
 pub(crate) mod address;
 pub(crate) mod cache;

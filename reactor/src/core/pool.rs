@@ -1,7 +1,7 @@
 //! What all outboxes of a reactor share: spare buffers, the sum of queued bytes and the limits.
 //!
-//! Buffers come from here when output is queued and return when it is drained, so an idle connection owns none
-//! and a busy one allocates none. The free lists are bounded.
+//! Buffers come from here when output is queued and return when it is drained, so an idle connection owns
+//! none and a busy one allocates none. The free lists are bounded.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

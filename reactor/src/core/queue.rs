@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-/// Memory for more entries than this is given back. Large enough that growing again costs little beside what so many
-/// entries do. Small under Miri, whose time is dear.
+/// Memory for more entries than this is given back. Large enough that growing again costs little beside what
+/// so many entries do. Small under Miri, whose time is dear.
 const KEPT: usize = if cfg!(miri) { 64 } else { 16 * 1024 };
 
 /// Names one queued entry.

@@ -1,8 +1,8 @@
 //! Random numbers for everything that is random in a reactor: jitter, choices, and what programs ask for.
 //!
-//! The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014):
-//! one word of state, any seed is good, and the same seed gives the same numbers everywhere. It is not for
-//! secrets.
+//! The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+//! 2014): one word of state, any seed is good, and the same seed gives the same numbers everywhere. It is not
+//! for secrets.
 
 /// The generator.
 #[derive(Clone, Debug)]
@@ -27,8 +27,8 @@ impl Generator {
         Self::new(self.next().rotate_left(32) ^ 0x6a09_e667_f3bc_c909)
     }
 
-    /// A generator for one of many purposes, which differ in these two numbers. What is drawn for one does not change
-    /// what is drawn for another.
+    /// A generator for one of many purposes, which differ in these two numbers. What is drawn for one does
+    /// not change what is drawn for another.
     #[cfg(feature = "testing")]
     pub(crate) fn for_purpose(seed: u64, one: u64, other: u64) -> Self {
         let mixed = Self::new(seed ^ one.rotate_left(24)).next();
@@ -49,8 +49,8 @@ impl Generator {
         if limit == 0 {
             return 0;
         }
-        // The high half of the product; the few numbers that would make it uneven are drawn again (Lemire, "Fast
-        // random integer generation in an interval", 2019).
+        // The high half of the product; the few numbers that would make it uneven are drawn again (Lemire,
+        // "Fast random integer generation in an interval", 2019).
         let uneven = limit.wrapping_neg() % limit;
         loop {
             let product = u128::from(self.next()) * u128::from(limit);

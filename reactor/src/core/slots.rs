@@ -1,7 +1,7 @@
 //! A slab whose keys outlive their entries safely.
 //!
-//! A [`Token`] is an index and a generation. Freeing a slot advances its generation, so a token kept by a late
-//! event, a timer or a user never reaches the slot's next tenant.
+//! A [`Token`] is an index and a generation. Freeing a slot advances its generation, so a token kept by a
+//! late event, a timer or a user never reaches the slot's next tenant.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use std::fmt;
 const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 20 };
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u32 = if usize::BITS >= 64 { u32::MAX } else { (1 << (32 - 20)) - 1 };
-/// The upper half of the indexes is left unused: a key with one of these names the output of a stream that has another
-/// descriptor for it, or is one of the poller's reserved keys.
+/// The upper half of the indexes is left unused: a key with one of these names the output of a stream that
+/// has another descriptor for it, or is one of the poller's reserved keys.
 const OUTPUT: u64 = 1 << (INDEX_BITS - 1);
 const MAX_INDEX: u32 = (OUTPUT - 1) as u32;
 
@@ -83,7 +83,8 @@ const NO_SLOT: u32 = u32::MAX;
 /// From here on a table grows by less.
 const LARGE: usize = 64 * 1024;
 
-/// By how much a full table grows: idle connections and tasks are many, and a doubled table would be half air.
+/// By how much a full table grows: idle connections and tasks are many, and a doubled table would be half
+/// air.
 #[cold]
 fn growth(len: usize) -> usize {
     if len < LARGE { (len / 4).max(16) } else { len / 8 }

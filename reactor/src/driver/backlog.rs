@@ -72,7 +72,8 @@ pub(super) fn send_backlog(
     Ok(if outbox.is_empty() { Sent::All } else { Sent::Blocked })
 }
 
-/// Reads what comes next of a queued file, at most `limit` bytes, where the kernel does not do it while it sends.
+/// Reads what comes next of a queued file, at most `limit` bytes, where the kernel does not do it while it
+/// sends.
 #[cfg(any(feature = "testing", feature = "tls"))]
 pub(crate) fn read_queued_file(range: &FileRange, limit: usize) -> io::Result<Vec<u8>> {
     let piece = ops::read_piece(range, limit).map_err(|error| file_unreadable(&error))?;

@@ -1,4 +1,5 @@
-//! What can stand between the loop and a driver: a tracer, and an injector of faults that any kernel may show.
+//! What can stand between the loop and a driver: a tracer, and an injector of faults that any kernel may
+//! show.
 //!
 //! Everything that is neither traced nor disturbed goes through to the driver below, by `Deref`.
 
@@ -20,9 +21,9 @@ use crate::core::pool::Pool;
 use crate::core::random::Generator;
 use crate::core::slots::Token;
 
-/// Faults that a kernel may show at any time and that a correct program does not notice: reads and writes that do only
-/// part of what was asked, or nothing; wake-ups for nothing; connections that are gone before they are accepted. Each
-/// with its probability, and all of it from a seed.
+/// Faults that a kernel may show at any time and that a correct program does not notice: reads and writes
+/// that do only part of what was asked, or nothing; wake-ups for nothing; connections that are gone before
+/// they are accepted. Each with its probability, and all of it from a seed.
 ///
 /// See [`ReactorBuilder::fault_injection`](crate::ReactorBuilder::fault_injection).
 #[derive(Clone, Debug)]
@@ -87,8 +88,8 @@ impl Injection {
         self
     }
 
-    /// Before a wait the loop sleeps up to this long, as if the machine were busy with other things. (In a simulation
-    /// links have latencies instead.)
+    /// Before a wait the loop sleeps up to this long, as if the machine were busy with other things. (In a
+    /// simulation links have latencies instead.)
     pub const fn delays(mut self, probability: f64, longest: Duration) -> Self {
         self.delays = (probability, longest);
         self

@@ -1,9 +1,9 @@
 //! The driver for real sockets: level-triggered readiness from `polling`, turned into completions.
 //!
-//! A stream is registered once for reading; write interest exists only while output is blocked. One `recv` per
-//! ready stream: after a short read nothing is read again to see `EAGAIN`, because a level-triggered poller
-//! reports whatever is left. The invariant: `wanted` is what the loop asked for last and counts at once;
-//! `registered` is what the poller knows and follows at settle.
+//! A stream is registered once for reading; write interest exists only while output is blocked. One `recv`
+//! per ready stream: after a short read nothing is read again to see `EAGAIN`, because a level-triggered
+//! poller reports whatever is left. The invariant: `wanted` is what the loop asked for last and counts at
+//! once; `registered` is what the poller knows and follows at settle.
 
 mod accept;
 mod datagrams;
@@ -135,7 +135,8 @@ pub(crate) struct PollDriver {
     targets: HashMap<Token, Address>,
     /// Options of what each listener accepts, for systems where sockets do not inherit them.
     accept_options: HashMap<Token, TcpOptions>,
-    /// Given up for a moment when no descriptor is left, to refuse connections instead of leaving them waiting.
+    /// Given up for a moment when no descriptor is left, to refuse connections instead of leaving them
+    /// waiting.
     reserve: Option<File>,
     stats: DriverStats,
 }
@@ -298,7 +299,8 @@ impl PollDriver {
         }
     }
 
-    /// Whether the token names a stream that is to be read: not paused, closed or handed over since its event.
+    /// Whether the token names a stream that is to be read: not paused, closed or handed over since its
+    /// event.
     #[inline]
     fn reads(&self, stream: Token) -> bool {
         match self.sources.get(stream.index()) {
@@ -311,8 +313,8 @@ impl PollDriver {
         }
     }
 
-    /// Reads once. After a full buffer the turn goes on; a short read has emptied the socket, as far as anybody
-    /// can know.
+    /// Reads once. After a full buffer the turn goes on; a short read has emptied the socket, as far as
+    /// anybody can know.
     #[inline]
     fn read(&mut self, stream: Token, budget: usize, scratch: &mut [u8]) -> ReadOutcome {
         let limit = budget.min(scratch.len());
@@ -764,8 +766,8 @@ impl PollDriver {
         }
     }
 
-    /// Whether somebody else may have the same file open, as another process a listener that it has inherited: then
-    /// closing it here does not make epoll forget it.
+    /// Whether somebody else may have the same file open, as another process a listener that it has
+    /// inherited: then closing it here does not make epoll forget it.
     #[cfg(unix)]
     fn is_shared(&self, token: Token) -> bool {
         self.sources.get(token.index()).is_some_and(|source| {

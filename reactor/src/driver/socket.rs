@@ -92,8 +92,8 @@ fn not(what: &str, but: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("the descriptor is not {what}: {but}"))
 }
 
-/// Starts a non-blocking connect. The outcome shows when the socket becomes writable, also when it is there at once:
-/// call [`finish_connect`] then.
+/// Starts a non-blocking connect. The outcome shows when the socket becomes writable, also when it is there
+/// at once: call [`finish_connect`] then.
 pub(crate) fn connect(spec: &ConnectSpec) -> io::Result<Socket> {
     try_connect(spec).map_err(|error| describe("connect to", &spec.address.into(), &error))
 }

@@ -22,8 +22,8 @@ pub(crate) struct Pipe {
     held: usize,
     /// The source has ended; only `held` is left.
     ended: bool,
-    /// The source may stand at a mark of urgent data, which a splice does not pass: it finds nothing there, or an
-    /// end that is none.
+    /// The source may stand at a mark of urgent data, which a splice does not pass: it finds nothing there,
+    /// or an end that is none.
     at_mark: bool,
 }
 
@@ -33,7 +33,8 @@ impl Pipe {
         Ok(Self { read, write, held: 0, ended: false, at_mark: false })
     }
 
-    /// Moves at most about `budget` bytes; counts each system call in `calls`. `urgent`: urgent data was seen.
+    /// Moves at most about `budget` bytes; counts each system call in `calls`. `urgent`: urgent data was
+    /// seen.
     pub(super) fn relay(
         &mut self,
         source: &Socket,
@@ -82,7 +83,8 @@ impl Pipe {
         Relayed { moved, state }
     }
 
-    /// Reads a little the ordinary way into the empty pipe; nothing is at the end of the stream or at its edge.
+    /// Reads a little the ordinary way into the empty pipe; nothing is at the end of the stream or at its
+    /// edge.
     fn read_past_mark(&mut self, source: &Socket) -> Result<usize, Errno> {
         let mut buffer = [0; 1024];
         let received = rustix::net::recv(source, &mut buffer, RecvFlags::DONTWAIT).map(|(count, _)| count);

@@ -1,7 +1,7 @@
 //! How the driver sleeps and how it is woken: two ways behind one type.
 //!
-//! *Direct* (Linux): `epoll_wait` on the poller's own descriptor, one system call a wait; an eventfd of our own,
-//! registered edge-triggered and never read, ends a wait from another thread or a signal handler.
+//! *Direct* (Linux): `epoll_wait` on the poller's own descriptor, one system call a wait; an eventfd of our
+//! own, registered edge-triggered and never read, ends a wait from another thread or a signal handler.
 //! *Portable*: `Poller::wait` and `Poller::notify`, on every system that `polling` knows.
 
 use std::io;
@@ -162,8 +162,8 @@ impl Waiter {
             return Self::portable();
         }
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        // SAFETY: the eventfd lives as long as the way beside the poller, and epoll forgets a closed descriptor
-        // by itself.
+        // SAFETY: the eventfd lives as long as the way beside the poller, and epoll forgets a closed
+        // descriptor by itself.
         unsafe { poller.add_with_mode(&*wake, Event::readable(WAKE_KEY), PollMode::Edge)? };
         Ok(Way::Direct { wake })
     }

@@ -4,8 +4,8 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use crate::core::address::Address;
 
-/// The addresses of both ends of a stream, in as little memory as idle connections deserve: the usual ones fit
-/// into two words, others stand in a box.
+/// The addresses of both ends of a stream, in as little memory as idle connections deserve: the usual ones
+/// fit into two words, others stand in a box.
 #[derive(Debug)]
 pub(crate) enum Ends {
     V4 { peer: SocketAddrV4, local: SocketAddrV4 },

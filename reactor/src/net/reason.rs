@@ -21,7 +21,8 @@ pub enum Reason {
     Aborted,
     /// A time-out set on the transport passed.
     TimedOut(Timeout),
-    /// The peer did not read what was written for it, up to the write limit of the connection or of the reactor.
+    /// The peer did not read what was written for it, up to the write limit of the connection or of the
+    /// reactor.
     WriteLimit,
     /// After [`lose_connection`](crate::Transport::lose_connection) the peer did not take the rest in time.
     LingerTimeout,

@@ -1,7 +1,8 @@
 //! Time-outs of a connection: what is watched, and when which of them has passed.
 //!
-//! Refreshing a time-out is writing down a time (a *stamp*); nothing is scheduled again. One timer stands at the
-//! earliest deadline; when it fires, the stamps tell whether something really passed or when to look again.
+//! Refreshing a time-out is writing down a time (a *stamp*); nothing is scheduled again. One timer stands at
+//! the earliest deadline; when it fires, the stamps tell whether something really passed or when to look
+//! again.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -80,8 +81,8 @@ impl Timeouts {
         self
     }
 
-    /// Passes when fewer than `bytes_per_second` were received on average over a window of this length. A peer
-    /// that drips a byte now and then refreshes a read time-out, but not this one.
+    /// Passes when fewer than `bytes_per_second` were received on average over a window of this length. A
+    /// peer that drips a byte now and then refreshes a read time-out, but not this one.
     pub fn minimum_rate(mut self, bytes_per_second: u64, window: Duration) -> Self {
         self.minimum_rate = Some((bytes_per_second, window.max(Duration::from_millis(1))));
         self

@@ -192,14 +192,15 @@ impl ReactorBuilder {
         self
     }
 
-    /// Waits through the portable interface of the poller also where a faster way exists, and hears of the ends of
-    /// child processes by SIGCHLD also where they have descriptors.
+    /// Waits through the portable interface of the poller also where a faster way exists, and hears of the
+    /// ends of child processes by SIGCHLD also where they have descriptors.
     pub fn portable_polling(mut self, on: bool) -> Self {
         self.config.portable = on;
         self
     }
 
-    /// Hooks that hold the loop at least this long are named in the log; `None` turns that off. Default 100 ms.
+    /// Hooks that hold the loop at least this long are named in the log; `None` turns that off. Default 100
+    /// ms.
     pub fn slow_hook_threshold(mut self, threshold: Option<Duration>) -> Self {
         self.config.slow_hook = threshold;
         self
@@ -217,8 +218,8 @@ impl ReactorBuilder {
         self
     }
 
-    /// How many TLS handshakes are worked on in one pass; the others wait for the next, so that a storm of them leaves
-    /// established connections responsive. Default 16, at least 1.
+    /// How many TLS handshakes are worked on in one pass; the others wait for the next, so that a storm of
+    /// them leaves established connections responsive. Default 16, at least 1.
     #[cfg(feature = "tls")]
     pub fn handshakes_per_pass(mut self, handshakes: u32) -> Self {
         self.config.handshakes_per_pass = handshakes.max(1);
@@ -231,15 +232,16 @@ impl ReactorBuilder {
         self
     }
 
-    /// Threads of the pool for [`defer_to_thread`](crate::Handle::defer_to_thread), at most. Default: as many as there
-    /// are processors, but from 4 to 32.
+    /// Threads of the pool for [`defer_to_thread`](crate::Handle::defer_to_thread), at most. Default: as many
+    /// as there are processors, but from 4 to 32.
     pub fn threads(mut self, threads: usize) -> Self {
         self.config.threads = Some(threads);
         self
     }
 
     /// Threads for [files](crate::Handle::read_file), at most. They do nothing else, so that a slow disk
-    /// delays neither [`defer_to_thread`](crate::Handle::defer_to_thread) nor the look-up of names. Default 4.
+    /// delays neither [`defer_to_thread`](crate::Handle::defer_to_thread) nor the look-up of names. Default
+    /// 4.
     pub fn file_threads(mut self, threads: usize) -> Self {
         self.config.file_threads = threads;
         self
@@ -256,8 +258,9 @@ impl ReactorBuilder {
     /// [threads](Self::resolver_threads) of its own; in a simulation the names are those of its hosts.
     ///
     /// The loop calls it, so that it must not block; for one that does there is
-    /// [`blocking_resolver`](Self::blocking_resolver). What it answers is [kept](Self::name_cache) for a while. It is
-    /// asked with lower-case letters, and once for all who want to know the same at the same time.
+    /// [`blocking_resolver`](Self::blocking_resolver). What it answers is [kept](Self::name_cache) for a
+    /// while. It is asked with lower-case letters, and once for all who want to know the same at the same
+    /// time.
     ///
     /// ```
     /// use std::net::{IpAddr, Ipv4Addr};
@@ -283,11 +286,11 @@ impl ReactorBuilder {
         self
     }
 
-    /// What finds the addresses of a host by its name, as [`resolver`](Self::resolver), and may block: it is called on
-    /// the [threads](Self::resolver_threads) for that. In a simulation the loop itself calls it.
+    /// What finds the addresses of a host by its name, as [`resolver`](Self::resolver), and may block: it is
+    /// called on the [threads](Self::resolver_threads) for that. In a simulation the loop itself calls it.
     ///
-    /// A call that is stuck when the reactor is dropped is left alone: its thread, with this closure, ends when the
-    /// call returns. So it is with the system's resolver.
+    /// A call that is stuck when the reactor is dropped is left alone: its thread, with this closure, ends
+    /// when the call returns. So it is with the system's resolver.
     ///
     /// ```
     /// use std::net::ToSocketAddrs;
@@ -311,15 +314,15 @@ impl ReactorBuilder {
     }
 
     /// Threads for resolvers that block, at most; they start on demand, and are apart from those of
-    /// [`defer_to_thread`](crate::Handle::defer_to_thread). A name whose search is stuck holds one of them, however
-    /// often it is asked for; when all are held, other names wait. Default 16.
+    /// [`defer_to_thread`](crate::Handle::defer_to_thread). A name whose search is stuck holds one of them,
+    /// however often it is asked for; when all are held, other names wait. Default 16.
     pub fn resolver_threads(mut self, threads: usize) -> Self {
         self.config.names.threads = threads;
         self
     }
 
-    /// Names whose addresses are kept, so that they need not be looked up each time; 0 turns that off. When there are
-    /// more, the one that was not used for longest goes. Default 1024.
+    /// Names whose addresses are kept, so that they need not be looked up each time; 0 turns that off. When
+    /// there are more, the one that was not used for longest goes. Default 1024.
     ///
     /// An attempt that reaches none of the addresses of a name has that name looked up anew the next time.
     pub fn name_cache(mut self, names: usize) -> Self {
@@ -327,8 +330,8 @@ impl ReactorBuilder {
         self
     }
 
-    /// How long addresses are kept, and how long it is kept that a name has none. Resolvers do not tell; the default is
-    /// 60 s and 1 s.
+    /// How long addresses are kept, and how long it is kept that a name has none. Resolvers do not tell; the
+    /// default is 60 s and 1 s.
     ///
     /// ```
     /// use std::time::Duration;
@@ -345,8 +348,8 @@ impl ReactorBuilder {
         self
     }
 
-    /// Called, from whatever thread, when the reactor wants its next [`turn`](Reactor::turn) although its host
-    /// does not watch its descriptor. It must only tell the host: the reactor cannot be used from it.
+    /// Called, from whatever thread, when the reactor wants its next [`turn`](Reactor::turn) although its
+    /// host does not watch its descriptor. It must only tell the host: the reactor cannot be used from it.
     pub fn wake_hook(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
         self.config.wake_hook = Some(Arc::new(hook));
         self
@@ -362,8 +365,8 @@ impl ReactorBuilder {
         Reactor::with_config(self.config)
     }
 
-    /// Disturbs the driver as kernels may: short reads and writes, `EAGAIN`, wake-ups for nothing and more. So real
-    /// sockets are tested under fire.
+    /// Disturbs the driver as kernels may: short reads and writes, `EAGAIN`, wake-ups for nothing and more.
+    /// So real sockets are tested under fire.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -378,7 +381,8 @@ impl ReactorBuilder {
         self
     }
 
-    /// Tells `tracer` of everything that goes through between the loop and its driver. It must not use the reactor.
+    /// Tells `tracer` of everything that goes through between the loop and its driver. It must not use the
+    /// reactor.
     ///
     /// ```
     /// use twistor::Reactor;

@@ -1,8 +1,8 @@
 //! Connecting: from a `connect` call to its connection or its error.
 //!
-//! An attempt may have several addresses to choose from, those of a host's name. They are raced as RFC 8305 describes:
-//! families take turns, the next address is tried when one has failed, or has not answered for a quarter of a second,
-//! and the first connection that comes about is the one; the others are given up.
+//! An attempt may have several addresses to choose from, those of a host's name. They are raced as RFC 8305
+//! describes: families take turns, the next address is tried when one has failed, or has not answered for a
+//! quarter of a second, and the first connection that comes about is the one; the others are given up.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -216,7 +216,8 @@ impl Inner {
             match inner.connect_added(&arguments, factory) {
                 Ok(connecting) => {
                     if matches!(*seen.borrow(), Added::Cancelled) {
-                        // By what has just begun it, which may be done already: nobody wants what it has made.
+                        // By what has just begun it, which may be done already: nobody wants what it has
+                        // made.
                         connecting.cancel();
                         connecting.on_done(|_, outcome| drop(outcome.map(|made| made.abort_connection())));
                         return finish(Err(ConnectError::new(&arguments, ConnectErrorKind::Cancelled)));
@@ -504,7 +505,8 @@ impl Inner {
         (attempt.finish)(self.outcome_of(transport, made, &attempt.target));
     }
 
-    /// Has a factory, which is told first that it is used if it was not, build the protocol of a new connection.
+    /// Has a factory, which is told first that it is used if it was not, build the protocol of a new
+    /// connection.
     pub(crate) fn build(
         &self,
         factory: &mut dyn ErasedFactory,

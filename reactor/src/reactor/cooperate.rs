@@ -300,7 +300,8 @@ impl Cooperating {
             return false;
         }
         *self.state.borrow_mut() = State::Over(outcome.clone());
-        // Dropped after its borrow: a user's value. While a step is made it is not here, and `take_turn` drops it.
+        // Dropped after its borrow: a user's value. While a step is made it is not here, and `take_turn`
+        // drops it.
         let work = self.work.borrow_mut().take();
         match self.handle.inner() {
             Some(inner) => inner.discard(work),

@@ -33,8 +33,8 @@ pub struct DescriptorWatch {
 }
 
 impl DescriptorWatch {
-    /// Ends the watch, at once: its hook is not called any more, even if the descriptor is ready already. False when
-    /// it has ended before.
+    /// Ends the watch, at once: its hook is not called any more, even if the descriptor is ready already.
+    /// False when it has ended before.
     pub fn remove(&self) -> bool {
         self.handle.inner().is_some_and(|inner| inner.end_watch(self.watched.token))
     }
@@ -82,9 +82,9 @@ impl fmt::Debug for DescriptorWatch {
 }
 
 impl Handle {
-    /// Has the loop call `hook` whenever `descriptor` can be read from, or has ended: a socket, a pipe, a terminal, an
-    /// eventfd, an inotify instance, whatever can be polled. The level counts: what the hook leaves unread is reported
-    /// again. Reading is the hook's own business, and must not block.
+    /// Has the loop call `hook` whenever `descriptor` can be read from, or has ended: a socket, a pipe, a
+    /// terminal, an eventfd, an inotify instance, whatever can be polled. The level counts: what the hook
+    /// leaves unread is reported again. Reading is the hook's own business, and must not block.
     ///
     /// A regular file, which no poller takes, counts as always ready.
     ///
@@ -121,9 +121,9 @@ impl Handle {
         self.add_watch(descriptor, Interest::READ, Box::new(hook))
     }
 
-    /// Has the loop call `hook` whenever `descriptor` can be written to. As [`add_reader`](Self::add_reader) otherwise;
-    /// most descriptors are ready for this most of the time, so pause or remove the watch when there is nothing to
-    /// write.
+    /// Has the loop call `hook` whenever `descriptor` can be written to. As [`add_reader`](Self::add_reader)
+    /// otherwise; most descriptors are ready for this most of the time, so pause or remove the watch when
+    /// there is nothing to write.
     ///
     /// # Errors
     ///

@@ -32,12 +32,13 @@ use crate::reactor::transport::{Transport, TransportId};
 use crate::reactor::typed::Connection;
 
 thread_local! {
-    /// The reactor whose `run` or `turn` is on this thread's stack, the innermost one. Its owner is there as well: so it is
-    /// not this that keeps it.
+    /// The reactor whose `run` or `turn` is on this thread's stack, the innermost one. Its owner is there as
+    /// well: so it is not this that keeps it.
     static CURRENT: RefCell<Option<Rc<Inner>>> = const { RefCell::new(None) };
 }
 
-/// Queues a task that was woken, if it belongs to the reactor that runs on this thread; `inbox` says which it is.
+/// Queues a task that was woken, if it belongs to the reactor that runs on this thread; `inbox` says which it
+/// is.
 pub(crate) fn queue_task_if_current(inbox: &Arc<Inbox>, task: Token) -> bool {
     let queued = CURRENT.try_with(|current| {
         let current = current.try_borrow().ok();
@@ -111,8 +112,8 @@ impl Handle {
         self.listen_any(endpoint, AnyFactory::new(factory))
     }
 
-    /// Connects to `endpoint`. The outcome is the connection, after its `connection_made`, or why there is none.
-    /// Cancelling the Deferred ends the attempt.
+    /// Connects to `endpoint`. The outcome is the connection, after its `connection_made`, or why there is
+    /// none. Cancelling the Deferred ends the attempt.
     ///
     /// ```
     /// use twistor::{Protocol, Reactor, Transport};
@@ -172,8 +173,8 @@ impl Handle {
 
     // Calls.
 
-    /// Has `f` called by the loop, in the order in which calls were queued. What is queued by a queued call runs
-    /// in the next pass.
+    /// Has `f` called by the loop, in the order in which calls were queued. What is queued by a queued call
+    /// runs in the next pass.
     #[track_caller]
     pub fn call_soon(&self, f: impl FnOnce(&Handle) + 'static) -> CallHandle {
         let here = Location::caller();
@@ -200,7 +201,8 @@ impl Handle {
     }
 
     /// Has `f` called at regular intervals, the first time after one interval. It is told how many slots were
-    /// skipped because a call came late or took long. When it returns a [`Deferred`], the next call waits for it.
+    /// skipped because a call came late or took long. When it returns a [`Deferred`], the next call waits for
+    /// it.
     pub fn every<R: MaybeDeferred>(
         &self,
         interval: Duration,
@@ -233,8 +235,8 @@ impl Handle {
         self.inner().is_none_or(|inner| inner.stage() != Stage::Running)
     }
 
-    /// Has `f` called once when the reactor stops. In the phase [`ShutdownPhase::Before`] connections are still
-    /// live, and a [`Deferred`] that `f` returns is waited for; so it is in the others.
+    /// Has `f` called once when the reactor stops. In the phase [`ShutdownPhase::Before`] connections are
+    /// still live, and a [`Deferred`] that `f` returns is waited for; so it is in the others.
     pub fn on_shutdown<R: MaybeDeferred>(
         &self,
         phase: ShutdownPhase,
@@ -256,8 +258,8 @@ impl Handle {
         }
     }
 
-    /// A channel into the loop: what any thread sends, `receive` hears on the loop's thread. At most `capacity`
-    /// values wait. `receive` is dropped when the last sender is, after what was sent.
+    /// A channel into the loop: what any thread sends, `receive` hears on the loop's thread. At most
+    /// `capacity` values wait. `receive` is dropped when the last sender is, after what was sent.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -299,8 +301,8 @@ impl Handle {
         if inner.has_work() { Some(now) } else { inner.timers.borrow_mut().next_deadline() }
     }
 
-    /// Whether a hook will be called although nothing comes from outside: something is queued, or a timer is set that
-    /// counts.
+    /// Whether a hook will be called although nothing comes from outside: something is queued, or a timer is
+    /// set that counts.
     #[cfg(feature = "testing")]
     pub(crate) fn has_calls_ahead(&self) -> bool {
         self.inner().is_some_and(|inner| {
@@ -320,8 +322,8 @@ impl Handle {
         transports.collect()
     }
 
-    /// When the reactor wants its next turn, whatever happens outside: now if something is queued, else at the
-    /// earliest timer; `None` if it only waits for events.
+    /// When the reactor wants its next turn, whatever happens outside: now if something is queued, else at
+    /// the earliest timer; `None` if it only waits for events.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let inner = self.inner()?;
@@ -349,9 +351,9 @@ impl Handle {
         self.inner().map(|inner| inner.port_addresses()).unwrap_or_default()
     }
 
-    /// Reads the certificates, keys and lists of all ports with TLS again, where they came from files. New handshakes
-    /// use the new ones. A port for which something is wrong goes on with what it has; the log says why. Returns whether
-    /// all went well.
+    /// Reads the certificates, keys and lists of all ports with TLS again, where they came from files. New
+    /// handshakes use the new ones. A port for which something is wrong goes on with what it has; the log
+    /// says why. Returns whether all went well.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self) -> bool {
         let ports = self.inner().map(|inner| inner.tls_ports()).unwrap_or_default();

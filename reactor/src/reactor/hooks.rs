@@ -1,8 +1,8 @@
 //! How hooks of a protocol are called.
 //!
-//! Every one goes through [`Inner::enter`] and [`Inner::leave`]: the protocol is taken out of its cell, called with
-//! nothing borrowed, put back, and its connection [tended](Inner::tend). (But for the one path that has to be short:
-//! [`Inner::received`].)
+//! Every one goes through [`Inner::enter`] and [`Inner::leave`]: the protocol is taken out of its cell,
+//! called with nothing borrowed, put back, and its connection [tended](Inner::tend). (But for the one path
+//! that has to be short: [`Inner::received`].)
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -127,7 +127,8 @@ impl Inner {
         self.discard(call);
     }
 
-    /// Switches before it is decided what the protocol is told next: a new one may pause or close when it is greeted.
+    /// Switches before it is decided what the protocol is told next: a new one may pause or close when it is
+    /// greeted.
     pub(super) fn switch_first(&self, transport: &Transport) {
         if transport.0.may_switch() {
             self.call_hook_if_switching(transport);

@@ -1,7 +1,7 @@
 //! Everything a reactor owns, behind short borrows.
 //!
-//! The invariant that makes every hook free to call anything: no `RefCell` here is borrowed while user code runs,
-//! and user values are dropped only while nothing is borrowed.
+//! The invariant that makes every hook free to call anything: no `RefCell` here is borrowed while user code
+//! runs, and user values are dropped only while nothing is borrowed.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -96,8 +96,8 @@ pub(crate) struct Inner {
     pub(crate) pool: Rc<Pool>,
     /// Where datagrams are received into; made when the first come, not here while hooks look at it.
     pub(crate) datagram_batch: Cell<Option<Box<DatagramBatch>>>,
-    /// There may be something but I/O to think of: queued calls, connections to look after, timers, hooks ahead
-    /// of the wait, interest to change, a shutdown. False: surely not.
+    /// There may be something but I/O to think of: queued calls, connections to look after, timers, hooks
+    /// ahead of the wait, interest to change, a shutdown. False: surely not.
     pub(crate) eventful: Cell<bool>,
     /// Connections to look after at settle.
     pub(crate) attention: RefCell<Vec<Token>>,

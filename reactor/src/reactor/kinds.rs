@@ -42,8 +42,8 @@ impl AnyFactory {
         self.0
     }
 
-    /// Puts a protocol in front of each that the factory builds. The one in front passes the connection on with
-    /// [`Transport::switch_boxed`] when it has done its part.
+    /// Puts a protocol in front of each that the factory builds. The one in front passes the connection on
+    /// with [`Transport::switch_boxed`] when it has done its part.
     #[must_use]
     pub fn wrap<P: Protocol>(self, wrap: impl FnMut(Box<dyn Protocol>, &Peer) -> P + 'static) -> Self {
         Self(Box::new(Wrapped { factory: self.0, wrap: Box::new(wrap) }))
@@ -81,8 +81,8 @@ impl<P: Protocol> Factory for Wrapped<P> {
 impl Handle {
     /// Adds a kind of endpoint to listen on: strings that begin with `kind:` are handed to `listen`.
     ///
-    /// The closure is called inside the call of [`listen`](Self::listen), whose result it makes: the one place where a
-    /// method runs a user's code. It must not borrow what its callers may have borrowed.
+    /// The closure is called inside the call of [`listen`](Self::listen), whose result it makes: the one
+    /// place where a method runs a user's code. It must not borrow what its callers may have borrowed.
     ///
     /// ```
     /// use twistor::endpoint::Arguments;
@@ -110,8 +110,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// There is such a kind already, or the name is empty or has a character in it that is no letter, digit, `_`, `-`,
-    /// `+` or `.`; the reactor is gone.
+    /// There is such a kind already, or the name is empty or has a character in it that is no letter, digit,
+    /// `_`, `-`, `+` or `.`; the reactor is gone.
     pub fn add_listen_kind(
         &self,
         kind: &str,
@@ -124,8 +124,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`, by the loop.
-    /// Cancelling what the caller got cancels the Deferred that `connect` returned.
+    /// Adds a kind of endpoint to connect to: strings that begin with `kind:` are handed to `connect`, by the
+    /// loop. Cancelling what the caller got cancels the Deferred that `connect` returned.
     ///
     /// ```
     /// use twistor::{Protocol, Reactor, Transport};

@@ -82,8 +82,8 @@ pub(crate) struct Looping {
 
 /// A call made again and again, at `start + n · interval`.
 ///
-/// A call that comes late or takes long does not shift the grid: the missed slots are skipped, and the next call
-/// is told how many. Dropping the handle changes nothing.
+/// A call that comes late or takes long does not shift the grid: the missed slots are skipped, and the next
+/// call is told how many. Dropping the handle changes nothing.
 ///
 /// ```
 /// use std::time::Duration;

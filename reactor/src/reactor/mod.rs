@@ -81,8 +81,9 @@ use watchdog::Watchdog;
 /// The reactor: owns the poller, the timers, the callback queue and every connection, and calls your hooks.
 ///
 /// It derefs to [`Handle`], which has everything but running. Dropping it ends everything at once: no hook is
-/// called any more, every user value is dropped, every descriptor closed, every thread has ended. The one exception is a
-/// resolver that is [stuck](ReactorBuilder::blocking_resolver): its thread ends when it comes back.
+/// called any more, every user value is dropped, every descriptor closed, every thread has ended. The one
+/// exception is a resolver that is [stuck](ReactorBuilder::blocking_resolver): its thread ends when it comes
+/// back.
 ///
 /// ```no_run
 /// use twistor::{Protocol, Reactor, Transport};
@@ -202,9 +203,9 @@ impl Reactor {
         self.run_while(|_| true)
     }
 
-    /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no attempt,
-    /// no port, no timer, no callback, no job on another thread, no look-up of a name, no watched descriptor; hooks of signals do not
-    /// count. Ports and timers can be excluded with their `unref`.
+    /// Runs the loop until it is stopped or nothing is left that could call a hook: no connection, no
+    /// attempt, no port, no timer, no callback, no job on another thread, no look-up of a name, no watched
+    /// descriptor; hooks of signals do not count. Ports and timers can be excluded with their `unref`.
     ///
     /// # Errors
     ///
@@ -237,8 +238,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// One pass, which waits at most this long for something to happen; `None` is as long as it takes. Returns
-    /// false once a [`stop`](Handle::stop) is complete.
+    /// One pass, which waits at most this long for something to happen; `None` is as long as it takes.
+    /// Returns false once a [`stop`](Handle::stop) is complete.
     ///
     /// This is for a reactor that is a guest in another loop: that loop watches the reactor's descriptor
     /// (`AsFd`), sleeps no longer than until [`next_deadline`](Handle::next_deadline) and then calls
@@ -281,7 +282,8 @@ impl Reactor {
     }
 }
 
-/// Leaves the loop, also by a panic or an error: its host may sleep now, and calls from other threads have to wake it.
+/// Leaves the loop, also by a panic or an error: its host may sleep now, and calls from other threads have to
+/// wake it.
 struct Asleep<'i>(&'i Inbox);
 
 impl Drop for Asleep<'_> {

@@ -1,9 +1,9 @@
 //! From names of hosts to addresses: [`Handle::resolve`], and what connecting to a name begins with.
 //!
-//! A name that was found is known for a while. One that is not known is asked for once, however many wait for it: a
-//! *query*, made from the loop by the resolver that the builder was given, or by a blocking one on threads of their own.
-//! Invariants: a query has an id, and an answer that comes for another id is for nobody; whatever becomes of a resolver,
-//! a query that somebody waits for is answered.
+//! A name that was found is known for a while. One that is not known is asked for once, however many wait for
+//! it: a *query*, made from the loop by the resolver that the builder was given, or by a blocking one on
+//! threads of their own. Invariants: a query has an id, and an answer that comes for another id is for
+//! nobody; whatever becomes of a resolver, a query that somebody waits for is answered.
 
 use std::collections::HashMap;
 use std::io;
@@ -42,8 +42,8 @@ pub(crate) enum Source {
 #[derive(Clone)]
 pub(crate) struct NameConfig {
     pub(crate) source: Source,
-    /// Threads for resolvers that block, at most. A name server that does not answer holds one for each name that it was
-    /// asked for, and must not hold up others.
+    /// Threads for resolvers that block, at most. A name server that does not answer holds one for each name
+    /// that it was asked for, and must not hold up others.
     pub(crate) threads: usize,
     /// Names that are kept; 0 keeps none.
     pub(crate) cached: usize,
@@ -182,13 +182,13 @@ impl Drop for Answer {
 }
 
 impl Handle {
-    /// Looks up the addresses of a host by its name, best first, as [`connect`](Self::connect) does: with the resolver
-    /// that the [builder](crate::ReactorBuilder::resolver) was given, else with the system's. What was found is known
-    /// for a while (see [`name_cache`](crate::ReactorBuilder::name_cache)); look-ups of one name at the same time are
-    /// one question. The text of an address is that address.
+    /// Looks up the addresses of a host by its name, best first, as [`connect`](Self::connect) does: with the
+    /// resolver that the [builder](crate::ReactorBuilder::resolver) was given, else with the system's. What
+    /// was found is known for a while (see [`name_cache`](crate::ReactorBuilder::name_cache)); look-ups of
+    /// one name at the same time are one question. The text of an address is that address.
     ///
-    /// There is no time-out but the resolver's own. [`Deferred::cancel`] ends this look-up, and not that of others who
-    /// wait for the same name.
+    /// There is no time-out but the resolver's own. [`Deferred::cancel`] ends this look-up, and not that of
+    /// others who wait for the same name.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -414,8 +414,8 @@ enum Abandoned {
 }
 
 impl Names {
-    /// Ends a query that nobody waits for, unless a thread is asking already: then the answer will be kept, and asking
-    /// again would only hold another thread.
+    /// Ends a query that nobody waits for, unless a thread is asking already: then the answer will be kept,
+    /// and asking again would only hold another thread.
     fn abandon(&mut self, name: &str) -> Option<Abandoned> {
         let abandoned = match &self.queries.get(name)?.stage {
             Stage::Queued => Abandoned::Job(None),

@@ -36,8 +36,8 @@ impl Inner {
 
     /// One pass, which waits at most `limit`.
     ///
-    /// While nothing but I/O happens (no timer, nothing queued, no interest to change) a pass is a wait and its
-    /// completions.
+    /// While nothing but I/O happens (no timer, nothing queued, no interest to change) a pass is a wait and
+    /// its completions.
     #[inline]
     pub(crate) fn pass(&self, limit: Option<Duration>, scratch: &mut Scratch) -> io::Result<()> {
         self.in_pass.set(true);
@@ -173,8 +173,9 @@ impl Inner {
 
     /// The phases that have something to do only now and then: timers, queue, shutdown, settle.
     ///
-    /// As long as all that happens is that tasks wake each other, there follow passes that do not look for events, until
-    /// so many polls have been made: such a pass costs no system call and no reading of the clock.
+    /// As long as all that happens is that tasks wake each other, there follow passes that do not look for
+    /// events, until so many polls have been made: such a pass costs no system call and no reading of the
+    /// clock.
     #[inline(never)]
     fn run_queues(&self) {
         let mut polls = 0;
@@ -212,7 +213,8 @@ impl Inner {
         }
     }
 
-    /// Whether the next pass has more than I/O to think of. If not, it saves itself all thoughts ahead of its wait.
+    /// Whether the next pass has more than I/O to think of. If not, it saves itself all thoughts ahead of its
+    /// wait.
     #[inline]
     fn stays_eventful(&self) -> bool {
         !self.timers.borrow().is_empty()
@@ -233,7 +235,8 @@ impl Inner {
             && self.before_wait.borrow().is_empty()
     }
 
-    /// Runs the callbacks that are queued now. Returns how many tasks were polled, if nothing else was called.
+    /// Runs the callbacks that are queued now. Returns how many tasks were polled, if nothing else was
+    /// called.
     fn run_calls(&self) -> Option<u32> {
         let end = self.calls.borrow().end();
         let (mut polls, mut is_all) = (0_u32, true);

@@ -192,8 +192,8 @@ impl Inner {
         Some(relay)
     }
 
-    /// The source of a relay has ended in good order: so does the target's write side. False when the connection
-    /// is not relayed.
+    /// The source of a relay has ended in good order: so does the target's write side. False when the
+    /// connection is not relayed.
     pub(crate) fn relay_ended(&self, source: &Transport) -> bool {
         let Some(RelayOut { target, moved, resolver, .. }) = self.detach(source) else { return false };
         target.lose_write_connection();
@@ -241,7 +241,8 @@ impl Inner {
         self.abandon(source, &reason);
     }
 
-    /// The target was told to finish: what still arrives for it has nowhere to go, and the source closes as well.
+    /// The target was told to finish: what still arrives for it has nowhere to go, and the source closes as
+    /// well.
     fn cut_relay(&self, source: &Transport, target: &Transport) {
         if !target.0.machine.borrow().is_finishing() {
             return;

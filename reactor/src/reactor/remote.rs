@@ -163,8 +163,8 @@ impl Inbox {
         self.pending.load(Ordering::SeqCst)
     }
 
-    /// What has come, and whether the reactor is to stop. The tasks that were woken are exchanged for `woken`, which is
-    /// empty: so neither side allocates again and again.
+    /// What has come, and whether the reactor is to stop. The tasks that were woken are exchanged for
+    /// `woken`, which is empty: so neither side allocates again and again.
     pub(crate) fn take(&self, woken: &mut Vec<Token>) -> (VecDeque<Message>, bool) {
         let mut messages = self.lock();
         self.pending.store(false, Ordering::SeqCst);
@@ -298,12 +298,13 @@ impl Remote {
         Self { inbox }
     }
 
-    /// Has `f` called by the loop. Calls of one thread are made in order. Never blocks; a sleeping loop is woken
-    /// once, however many calls are waiting.
+    /// Has `f` called by the loop. Calls of one thread are made in order. Never blocks; a sleeping loop is
+    /// woken once, however many calls are waiting.
     ///
     /// # Errors
     ///
-    /// As many calls are waiting as the limit allows, or the reactor is gone. The closure comes back in the error.
+    /// As many calls are waiting as the limit allows, or the reactor is gone. The closure comes back in the
+    /// error.
     pub fn call<F: FnOnce(&Handle) + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         let mut f = Some(f);
         let pushed = self.inbox.push(|| match f.take() {
@@ -337,9 +338,9 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// As many calls are waiting as the limit allows; the reactor is gone, or is dropped before it comes to this call
-    /// (one that has stopped and was not dropped may run again, and is waited for); `f` panics; or this is the loop's own
-    /// thread, which would wait for itself.
+    /// As many calls are waiting as the limit allows; the reactor is gone, or is dropped before it comes to
+    /// this call (one that has stopped and was not dropped may run again, and is waited for); `f` panics; or
+    /// this is the loop's own thread, which would wait for itself.
     pub fn blocking_call<R: Send + 'static>(
         &self,
         f: impl FnOnce(&Handle) -> R + Send + 'static,

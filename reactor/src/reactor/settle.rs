@@ -1,4 +1,5 @@
-//! The last phase of a pass: flushes what was written from elsewhere, calls the watermark hooks, and reports losses.
+//! The last phase of a pass: flushes what was written from elsewhere, calls the watermark hooks, and reports
+//! losses.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,5 +1,5 @@
-//! Signals as the loop hears them: hooks for any of them, and SIGINT and SIGTERM that stop a running reactor, the
-//! second one its drain.
+//! Signals as the loop hears them: hooks for any of them, and SIGINT and SIGTERM that stop a running reactor,
+//! the second one its drain.
 
 use std::io;
 
@@ -241,8 +241,8 @@ mod watching {
     }
 
     impl SignalHook {
-        /// Takes the hook back. After the last one of a signal that has again the effect that it had before. False
-        /// when it was taken back already.
+        /// Takes the hook back. After the last one of a signal that has again the effect that it had before.
+        /// False when it was taken back already.
         pub fn remove(&self) -> bool {
             let Some(inner) = self.handle.inner() else { return false };
             let removed = {
@@ -270,11 +270,12 @@ mod watching {
     }
 
     impl Handle {
-        /// Has the loop call `hook` after `signal` was delivered to the process: at least once after the last delivery,
-        /// however often that was. The signal's usual effect ends with its first hook and comes back after its last.
+        /// Has the loop call `hook` after `signal` was delivered to the process: at least once after the last
+        /// delivery, however often that was. The signal's usual effect ends with its first hook and comes
+        /// back after its last.
         ///
-        /// There may be several hooks, and several reactors that have some; each is called. A hook of SIGINT or
-        /// SIGTERM takes the place of stopping: call [`stop`](Self::stop) in it.
+        /// There may be several hooks, and several reactors that have some; each is called. A hook of SIGINT
+        /// or SIGTERM takes the place of stopping: call [`stop`](Self::stop) in it.
         ///
         /// ```no_run
         /// use twistor::{Reactor, Signal};
@@ -287,8 +288,8 @@ mod watching {
         ///
         /// # Errors
         ///
-        /// The signal cannot be caught, or there is none of that number; or too many reactors of this process handle
-        /// signals.
+        /// The signal cannot be caught, or there is none of that number; or too many reactors of this process
+        /// handle signals.
         pub fn on_signal(&self, signal: Signal, hook: impl FnMut(&Self) + 'static) -> io::Result<SignalHook> {
             let inner = self.alive()?;
             inner.want_signal(signal.0)?;

@@ -62,8 +62,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections made from here.
     pub connected: u64,
-    /// Connections made of descriptors from elsewhere: adopted sockets and pipes, the standard streams, pipes of
-    /// child processes.
+    /// Connections made of descriptors from elsewhere: adopted sockets and pipes, the standard streams, pipes
+    /// of child processes.
     pub adopted: u64,
     /// Connections lost, for whatever reason.
     pub lost: u64,
@@ -107,7 +107,8 @@ pub struct Stats {
     pub name_hits: u64,
     /// TLS handshakes that were completed.
     pub handshakes: u64,
-    /// Connections on which TLS failed: in a handshake, by what was received, or by an end that was not announced.
+    /// Connections on which TLS failed: in a handshake, by what was received, or by an end that was not
+    /// announced.
     pub tls_failures: u64,
     /// Connections that are open now.
     pub connections: usize,
@@ -225,7 +226,8 @@ impl fmt::Display for Stats {
 
 /// How long passes took, apart from waiting: what a timer or a connection had to wait at worst.
 ///
-/// Buckets double: the first counts passes under about 65 µs (2^16 ns), the second those under twice that, and so on.
+/// Buckets double: the first counts passes under about 65 µs (2^16 ns), the second those under twice that,
+/// and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LagHistogram {
     pub(crate) buckets: [u64; Self::BUCKETS],

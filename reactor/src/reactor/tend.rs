@@ -1,5 +1,5 @@
-//! Tending a connection: everything that its state asks for, but for calling hooks. It is flushed, ended, watched for
-//! what it needs next, and put on the list for settle if hooks are left to be called.
+//! Tending a connection: everything that its state asks for, but for calling hooks. It is flushed, ended,
+//! watched for what it needs next, and put on the list for settle if hooks are left to be called.
 
 use std::io;
 
@@ -23,8 +23,8 @@ impl Inner {
         }
     }
 
-    /// A connection at peace has either nothing to send or something that the kernel takes at once; true if that
-    /// is so and all is done.
+    /// A connection at peace has either nothing to send or something that the kernel takes at once; true if
+    /// that is so and all is done.
     #[inline(always)]
     pub(super) fn send_in_peace(&self, link: &Link, machine: &mut Machine) -> bool {
         if !machine.is_at_peace() {
@@ -48,8 +48,8 @@ impl Inner {
         }
     }
 
-    /// Sends from a large buffer of the user what the kernel takes of it at once; returns how much that was. What goes
-    /// wrong is found out by the flush of the rest.
+    /// Sends from a large buffer of the user what the kernel takes of it at once; returns how much that was.
+    /// What goes wrong is found out by the flush of the rest.
     pub(crate) fn send_at_once(&self, transport: &Transport, data: &[u8]) -> usize {
         let link = &*transport.0;
         let mut machine = link.machine.borrow_mut();
@@ -72,7 +72,8 @@ impl Inner {
         }
     }
 
-    /// Flushes, ends and watches a connection as its state asks; true if hooks are left to be called at settle.
+    /// Flushes, ends and watches a connection as its state asks; true if hooks are left to be called at
+    /// settle.
     pub(super) fn work_off(&self, transport: &Transport) -> bool {
         let link = &*transport.0;
         let pool = transport.pool();
@@ -91,7 +92,8 @@ impl Inner {
                                 log::debug!("{:?}: sending failed: {error}", link.token);
                                 machine.sending_failed(pool);
                             }
-                            // The stream is alive, but what was queued cannot be sent: nothing else will say so.
+                            // The stream is alive, but what was queued cannot be sent: nothing else will say
+                            // so.
                             Err(error) => machine.lose(Reason::failed(error), End::Abrupt, pool),
                         }
                     }
@@ -175,8 +177,8 @@ impl Inner {
         }
     }
 
-    /// Keeps one timer at the connection's earliest deadline, or before it: a later deadline is noticed when the
-    /// timer fires.
+    /// Keeps one timer at the connection's earliest deadline, or before it: a later deadline is noticed when
+    /// the timer fires.
     fn arm(&self, token: Token, machine: &mut Machine) {
         let Some(deadline) = machine.next_deadline(&self.config.linger) else { return };
         let mut timers = self.timers.borrow_mut();
@@ -196,8 +198,8 @@ impl Inner {
         machine.rare().timer = Some(timer);
     }
 
-    /// Takes back the timer of a connection that has no deadlines any more: as long as there is any timer, every pass has
-    /// to look at the clock.
+    /// Takes back the timer of a connection that has no deadlines any more: as long as there is any timer,
+    /// every pass has to look at the clock.
     #[cfg(feature = "tls")]
     pub(super) fn disarm(&self, machine: &mut Machine) {
         if !machine.has_deadlines()

@@ -58,11 +58,12 @@ impl fmt::Display for JobError {
 impl Error for JobError {}
 
 impl Handle {
-    /// Runs `job` on a thread of the reactor's own pool: computing, or calls that block. Its result comes back through
-    /// the loop.
+    /// Runs `job` on a thread of the reactor's own pool: computing, or calls that block. Its result comes
+    /// back through the loop.
     ///
-    /// How many threads there are is said to [`ReactorBuilder::threads`](crate::ReactorBuilder::threads). In a
-    /// simulation there are none: the loop itself runs the jobs, one at a time and up to a millisecond later.
+    /// How many threads there are is said to [`ReactorBuilder::threads`](crate::ReactorBuilder::threads). In
+    /// a simulation there are none: the loop itself runs the jobs, one at a time and up to a millisecond
+    /// later.
     ///
     /// ```
     /// use twistor::Reactor;
@@ -181,7 +182,8 @@ pub(crate) fn defer<T: Send + 'static>(
     deferred
 }
 
-/// In a simulation: the time at which a job is done. A stop drops it, and with it a job that will have no other.
+/// In a simulation: the time at which a job is done. A stop drops it, and with it a job that will have no
+/// other.
 struct Turn {
     /// `None` once it was taken.
     pool: Option<ThreadPool>,
@@ -193,8 +195,8 @@ impl Drop for Turn {
     }
 }
 
-/// The outcome of a job on its way to the loop. It arrives however the job ends; one that is dropped without having run
-/// says that its pool is gone.
+/// The outcome of a job on its way to the loop. It arrives however the job ends; one that is dropped without
+/// having run says that its pool is gone.
 struct Homeward<T: Send + 'static> {
     inbox: Arc<Inbox>,
     token: Token,

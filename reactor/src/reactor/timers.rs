@@ -78,8 +78,8 @@ impl DelayedCall {
         self.id.unwrap_or(TimerId::NONE)
     }
 
-    /// Takes the call back, at once, also when it is due in this very pass. False when it was made or cancelled
-    /// before.
+    /// Takes the call back, at once, also when it is due in this very pass. False when it was made or
+    /// cancelled before.
     pub fn cancel(&self) -> bool {
         let Some((inner, id)) = self.parts() else { return false };
         // Dropped after the borrow has ended: the closure is a user's value.
@@ -164,8 +164,8 @@ impl Drop for CancelOnDrop {
 }
 
 impl Inner {
-    /// Adds a timer. It counts from the clock as it is, not as the pass knows it: set late in a long pass it would
-    /// be early otherwise.
+    /// Adds a timer. It counts from the clock as it is, not as the pass knows it: set late in a long pass it
+    /// would be early otherwise.
     pub(crate) fn add_timer(&self, after: Duration, timer: Timer) -> DelayedCall {
         self.add_timer_at(deadline(self.read_clock(), after), timer)
     }

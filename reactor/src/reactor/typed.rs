@@ -40,8 +40,8 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Queues `f` to be called with the protocol. False, with `f` dropped, when the connection is closing or
-    /// lost. A closure that is queued and finds the connection ended, or its protocol replaced by one of another
-    /// type, is dropped and counted.
+    /// lost. A closure that is queued and finds the connection ended, or its protocol replaced by one of
+    /// another type, is dropped and counted.
     pub fn post(&self, f: impl FnOnce(&mut P, &Transport) + 'static) -> bool {
         self.transport.post_typed(f)
     }

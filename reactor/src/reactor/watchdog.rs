@@ -82,7 +82,8 @@ pub(crate) struct Watchdog {
     hooks: Cell<u64>,
     /// The last hooks, and whose they were.
     recent: [Cell<(Token, Hook)>; EVERY as usize],
-    /// Where those of them that are tasks were spawned: they may be gone by the time that they are to be named.
+    /// Where those of them that are tasks were spawned: they may be gone by the time that they are to be
+    /// named.
     tasks: [Cell<Option<&'static Location<'static>>>; EVERY as usize],
     pass_began: Cell<u64>,
     last_reading: Cell<u64>,

@@ -14,9 +14,9 @@ use crate::reactor::stats::Stats;
 
 /// Several reactors that serve together, each on a thread of its own.
 ///
-/// Nothing is shared between them but what the program shares: each has its own connections, timers and protocols, and so
-/// needs no lock. Ports with `reuse_port` are opened by all of them, and the kernel shares the connections out. They end
-/// together: when one stops, fails or panics, all stop.
+/// Nothing is shared between them but what the program shares: each has its own connections, timers and
+/// protocols, and so needs no lock. Ports with `reuse_port` are opened by all of them, and the kernel shares
+/// the connections out. They end together: when one stops, fails or panics, all stop.
 ///
 /// ```no_run
 /// use twistor::{Protocol, Reactors, Transport};
@@ -105,7 +105,8 @@ impl ReactorsBuilder {
         self
     }
 
-    /// Whether each thread stays on one processor. Default: the system decides. Linux only; elsewhere it changes nothing.
+    /// Whether each thread stays on one processor. Default: the system decides. Linux only; elsewhere it
+    /// changes nothing.
     pub fn pinned(mut self, on: bool) -> Self {
         self.pinned = on;
         self
@@ -121,7 +122,8 @@ impl ReactorsBuilder {
     ///
     /// # Errors
     ///
-    /// No reactor is wanted, one cannot be made, its `setup` fails, or no thread can be started. None runs then.
+    /// No reactor is wanted, one cannot be made, its `setup` fails, or no thread can be started. None runs
+    /// then.
     pub fn start(
         self,
         setup: impl Fn(&Handle, usize) -> io::Result<()> + Send + Sync + 'static,
@@ -204,8 +206,8 @@ impl Reactors {
         self.all.list()
     }
 
-    /// The sums of what those that run have counted. Waits for each to answer, so that it must not be called from one of
-    /// them.
+    /// The sums of what those that run have counted. Waits for each to answer, so that it must not be called
+    /// from one of them.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();

@@ -18,8 +18,8 @@ use crate::reactor::handle::Handle;
 use crate::reactor::timers::DelayedCall;
 use crate::reactor::typed::Connection;
 
-/// How long to wait before an attempt: longer after each failure, up to a limit, and never quite the same, so that many
-/// clients of one server do not come back all at once.
+/// How long to wait before an attempt: longer after each failure, up to a limit, and never quite the same, so
+/// that many clients of one server do not come back all at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -221,8 +221,8 @@ impl<F: Factory> ReconnectingClient<F> {
         }
     }
 
-    /// The connection: now if there is one that is ready, else the next that is. An error if the client gives up or is
-    /// stopped.
+    /// The connection: now if there is one that is ready, else the next that is. An error if the client gives
+    /// up or is stopped.
     #[track_caller]
     pub fn when_connected(&self) -> Deferred<Connection<F::Protocol>, ConnectError> {
         let (resolver, deferred) = Deferred::new(&self.shared.handle);
@@ -252,7 +252,8 @@ impl<F: Factory> ReconnectingClient<F> {
         *self.shared.failures.borrow()
     }
 
-    /// Ends it: cancels the attempt or the wait, or closes the connection in good order. Fires when nothing of it is left.
+    /// Ends it: cancels the attempt or the wait, or closes the connection in good order. Fires when nothing
+    /// of it is left.
     #[track_caller]
     pub fn stop(&self) -> Deferred<(), Interruption> {
         let shared = &self.shared;
@@ -293,8 +294,8 @@ impl<F: Factory> ReconnectingClientBuilder<F> {
         self
     }
 
-    /// Runs on each new connection before it counts as connected: to log in, to subscribe. When what it returns fails,
-    /// the connection is closed, and the attempt has failed.
+    /// Runs on each new connection before it counts as connected: to log in, to subscribe. When what it
+    /// returns fails, the connection is closed, and the attempt has failed.
     pub fn prepare<R: MaybeDeferred>(
         mut self,
         prepare: impl Fn(&Connection<F::Protocol>) -> R + 'static,

@@ -63,9 +63,9 @@ pub(crate) fn unblock(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for a descriptor whose open file others hold as well, as a shell and all its children hold the terminal.
-/// They must not find their own reads and writes failing, so the file is opened once more where that is possible;
-/// elsewhere its flags are put back at the end.
+/// The same for a descriptor whose open file others hold as well, as a shell and all its children hold the
+/// terminal. They must not find their own reads and writes failing, so the file is opened once more where
+/// that is possible; elsewhere its flags are put back at the end.
 pub(crate) fn unblock_shared(
     descriptor: OwnedFd,
     is_input: bool,
@@ -100,7 +100,8 @@ fn reopen(descriptor: BorrowedFd<'_>, is_input: bool) -> Option<OwnedFd> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
         .ok()?;
-    // Whoever opens a FIFO that no writer has open any more is not told of its end before another one has come and gone.
+    // Whoever opens a FIFO that no writer has open any more is not told of its end before another one has
+    // come and gone.
     (!is_input || !has_hung_up(descriptor)).then(|| file.into())
 }
 

@@ -7,8 +7,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_PASSED: RawFd = 3;
 
-/// Takes a descriptor over that was inherited: it gets another number, and its own is closed (but for the standard
-/// streams, whose numbers are everybody's).
+/// Takes a descriptor over that was inherited: it gets another number, and its own is closed (but for the
+/// standard streams, whose numbers are everybody's).
 pub(crate) fn take(number: u32) -> io::Result<OwnedFd> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let number = RawFd::try_from(number).map_err(|_| invalid(format!("fd {number} cannot exist")))?;
@@ -28,7 +28,8 @@ pub(crate) fn take(number: u32) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     if number >= FIRST_PASSED {
-        // SAFETY: an inherited descriptor has no owner in this program: all that are opened in it are close-on-exec.
+        // SAFETY: an inherited descriptor has no owner in this program: all that are opened in it are
+        // close-on-exec.
         unsafe { libc::close(number) };
     }
     // SAFETY: open, and nobody else's.

@@ -1,9 +1,9 @@
 //! Opening a log file that root opens and somebody else goes on with.
 //!
 //! Whoever the file is given to may own its directory, and could have laid a link there to a file of root's:
-//! following it, root would write to that file and give it away. So while a process is root to become another,
-//! links are followed only where nobody but root can have laid them, and only a regular file that has no other
-//! name is given away.
+//! following it, root would write to that file and give it away. So while a process is root to become
+//! another, links are followed only where nobody but root can have laid them, and only a regular file that
+//! has no other name is given away.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};

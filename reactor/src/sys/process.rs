@@ -1,15 +1,15 @@
-//! Child processes: starting one with exactly the descriptors, signals and rights that it is to have, signalling it,
-//! and learning of its end.
+//! Child processes: starting one with exactly the descriptors, signals and rights that it is to have,
+//! signalling it, and learning of its end.
 //!
-//! The standard library forks and executes; what it does not offer happens in between, in the child ([`Arrange`]). The
-//! invariant there: between fork and exec nothing allocates, locks or panics, because the child is a copy of one
-//! thread of a program with many. Everything is laid out before.
+//! The standard library forks and executes; what it does not offer happens in between, in the child
+//! ([`Arrange`]). The invariant there: between fork and exec nothing allocates, locks or panics, because the
+//! child is a copy of one thread of a program with many. Everything is laid out before.
 //!
 //! # Portability
 //!
-//! On Linux from 5.3 on a child has a descriptor (pidfd), which says when the child ends and takes signals for it and
-//! for nobody else. Elsewhere it has only its number; that stays its own until the child is reaped, which happens
-//! nowhere but here.
+//! On Linux from 5.3 on a child has a descriptor (pidfd), which says when the child ends and takes signals
+//! for it and for nobody else. Elsewhere it has only its number; that stays its own until the child is
+//! reaped, which happens nowhere but here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -26,8 +26,8 @@ mod tests;
 /// Descriptors up to here are closed one by one where the system cannot close a range.
 const CLOSED_ONE_BY_ONE: RawFd = 65_536;
 
-/// Children that were alive when their reactor ended: tried again whenever a child is started or a reactor ends, so
-/// that no zombie stays for long.
+/// Children that were alive when their reactor ended: tried again whenever a child is started or a reactor
+/// ends, so that no zombie stays for long.
 static ORPHANS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// What a child is to be.
@@ -85,8 +85,8 @@ pub(crate) struct Running {
 ///
 /// # Errors
 ///
-/// It cannot be forked, a descriptor cannot be put into its place, or the program cannot be executed. Nothing is left
-/// of the child then.
+/// It cannot be forked, a descriptor cannot be put into its place, or the program cannot be executed. Nothing
+/// is left of the child then.
 pub(crate) fn spawn(plan: Plan, with_descriptor: bool) -> io::Result<Running> {
     reap_orphans();
     let Plan { mut command, descriptors, owned, session, rights } = plan;
@@ -133,7 +133,8 @@ impl Running {
     pub(crate) fn signal(&self, signal: c_int) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let Some(descriptor) = &self.descriptor {
-            // SAFETY: the descriptor is open; a null pointer stands for the usual information about the sender.
+            // SAFETY: the descriptor is open; a null pointer stands for the usual information about the
+            // sender.
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_pidfd_send_signal,
@@ -186,8 +187,9 @@ fn open_descriptor(_: &Child) -> Option<OwnedFd> {
     None
 }
 
-/// Occupies the numbers that the child's descriptors will get, where they are free here. The standard library is about
-/// to open a pipe, through which the child tells why it could not execute: it must not stand on one of them.
+/// Occupies the numbers that the child's descriptors will get, where they are free here. The standard library
+/// is about to open a pipe, through which the child tells why it could not execute: it must not stand on one
+/// of them.
 fn reserve(descriptors: &[(RawFd, RawFd)]) -> io::Result<Vec<OwnedFd>> {
     let named = |number: RawFd, result: c_int| {
         check(result)
@@ -212,7 +214,8 @@ fn reserve(descriptors: &[(RawFd, RawFd)]) -> io::Result<Vec<OwnedFd>> {
         // SAFETY: touches no memory.
         let descriptor = unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
         named(number, descriptor)?;
-        // SAFETY: the call has just opened it for us. If it got another number, the wanted one is in use already.
+        // SAFETY: the call has just opened it for us. If it got another number, the wanted one is in use
+        // already.
         reserved.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
     }
     Ok(reserved)
@@ -329,7 +332,8 @@ fn reset_signals() {
     }
 }
 
-/// Marks a range of descriptors to be closed by exec, not at once: the pipe for the child's last words is among them.
+/// Marks a range of descriptors to be closed by exec, not at once: the pipe for the child's last words is
+/// among them.
 fn close_on_exec(first: RawFd, last: RawFd, limit: RawFd) {
     #[cfg(target_os = "linux")]
     {

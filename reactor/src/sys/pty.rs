@@ -1,7 +1,7 @@
 //! Pseudoterminals: a pair of descriptors, one of which looks like a terminal to whoever holds it.
 //!
-//! The *master* is our end; what a program on the *slave* writes can be read from it. Both are close-on-exec and
-//! blocking.
+//! The *master* is our end; what a program on the *slave* writes can be read from it. Both are close-on-exec
+//! and blocking.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -47,8 +47,8 @@ pub(crate) fn check(signal: c_int) -> io::Result<()> {
     SignalSet::watchable(&[signal]).map(|_| ())
 }
 
-/// Whether the system itself buries the children of this process, so that nobody hears of their ends: SIGCHLD is
-/// ignored, which a program may have inherited.
+/// Whether the system itself buries the children of this process, so that nobody hears of their ends: SIGCHLD
+/// is ignored, which a program may have inherited.
 pub(crate) fn buries_children() -> bool {
     disposition(libc::SIGCHLD)
         .is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0)

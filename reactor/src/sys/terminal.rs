@@ -502,9 +502,9 @@ fn replace_default(signal: c_int, handler: extern "C" fn(c_int)) {
 /// Stops all of the process group, as the terminal does. Returns when this process goes on.
 fn stop_process_group() {
     let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: initialised actions, room for the old one; nothing else is touched. What is sent to the group may
-    // reach any thread of this process, and this one would run on for a while: here it is ignored. What is
-    // raised has its effect before the call returns.
+    // SAFETY: initialised actions, room for the old one; nothing else is touched. What is sent to the group
+    // may reach any thread of this process, and this one would run on for a while: here it is ignored. What
+    // is raised has its effect before the call returns.
     unsafe {
         if libc::sigaction(libc::SIGTSTP, ptr::null(), before.as_mut_ptr()) == 0 {
             install(libc::SIGTSTP, libc::SIG_IGN);

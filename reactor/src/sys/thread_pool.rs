@@ -27,12 +27,12 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads for what would hold the loop: computing, and calls that block.
 ///
-/// A pool starts threads on demand, up to its size, and lets those go that have had nothing to do for ten seconds. Jobs
-/// beyond what the threads can take wait in a bounded queue. Clones are the same pool. When the last one is dropped,
-/// jobs that have not begun are dropped, and those that have are waited for.
+/// A pool starts threads on demand, up to its size, and lets those go that have had nothing to do for ten
+/// seconds. Jobs beyond what the threads can take wait in a bounded queue. Clones are the same pool. When the
+/// last one is dropped, jobs that have not begun are dropped, and those that have are waited for.
 ///
-/// Every reactor has one for [`Handle::defer_to_thread`](crate::Handle::defer_to_thread); a pool of its own suits what
-/// must not wait behind that, or must not take all of it.
+/// Every reactor has one for [`Handle::defer_to_thread`](crate::Handle::defer_to_thread); a pool of its own
+/// suits what must not wait behind that, or must not take all of it.
 ///
 /// ```
 /// use twistor::{Reactor, ThreadPool};
@@ -118,8 +118,8 @@ impl ThreadPool {
         Self::ending(threads, waiting_jobs, End::Join)
     }
 
-    /// A pool for calls that may be stuck for long and cannot be hurried. When the last clone is dropped, threads that
-    /// do not come back within a moment are left to end by themselves.
+    /// A pool for calls that may be stuck for long and cannot be hurried. When the last clone is dropped,
+    /// threads that do not come back within a moment are left to end by themselves.
     pub(crate) fn leaving_stuck_threads(threads: usize) -> Self {
         Self::ending(threads, QUEUE_LIMIT, End::Leave)
     }

@@ -11,8 +11,8 @@ pub(crate) fn with_waker<W: Wake + Send + Sync + 'static, R>(
     shared: &Arc<W>,
     run: impl FnOnce(&Waker) -> R,
 ) -> R {
-    // SAFETY: the copy of the `Arc` goes into the waker as it is, and that is never dropped; so the count is left alone.
-    // It can be used within this call only, and `shared` is borrowed for as long.
+    // SAFETY: the copy of the `Arc` goes into the waker as it is, and that is never dropped; so the count is
+    // left alone. It can be used within this call only, and `shared` is borrowed for as long.
     let waker = ManuallyDrop::new(Waker::from(unsafe { ptr::read(shared) }));
     run(&waker)
 }

@@ -11,8 +11,8 @@ use super::simulation::{LAST_LINES, RandomFault, Simulation};
 /// Runs of one failing seed that are spent on leaving faults out.
 const SHRINKING_RUNS: u32 = 300;
 
-/// Runs a scenario with every seed. When one fails, it is run again with fewer and fewer of its
-/// [random faults](Simulation::random_faults) for as long as it still fails; then this panics with the seed, the
+/// Runs a scenario with every seed. When one fails, it is run again with fewer and fewer of its [random
+/// faults](Simulation::random_faults) for as long as it still fails; then this panics with the seed, the
 /// faults that are left, the last events and the panic itself.
 ///
 /// With `TWISTOR_SEED=17` in the environment it runs that seed alone.
@@ -50,8 +50,8 @@ fn check_all(seeds: impl Iterator<Item = u64>, scenario: &dyn Fn(&Simulation)) {
     }
 }
 
-/// Looks for a failure with this seed, and for the fewest random faults that it needs; its description if there is
-/// one. For programs that search by themselves; tests [`check`](check()).
+/// Looks for a failure with this seed, and for the fewest random faults that it needs; its description if
+/// there is one. For programs that search by themselves; tests [`check`](check()).
 pub fn find_failure(seed: u64, scenario: impl Fn(&Simulation)) -> Option<String> {
     let mut failure = run(seed, None, &scenario)?;
     let found = failure.faults.len();

@@ -59,8 +59,8 @@ impl Clock {
         Self { reactor, host, sim }
     }
 
-    /// Moves the time on, and runs everything that is due until then, in order, each at its time; also what that
-    /// schedules, if it is due too.
+    /// Moves the time on, and runs everything that is due until then, in order, each at its time; also what
+    /// that schedules, if it is due too.
     ///
     /// # Panics
     ///

@@ -70,8 +70,8 @@ impl Fault {
         Self::new(Kind::Heal)
     }
 
-    /// The host stops without a word to anybody, as by a power cut. If the fault lasts, the host starts again after
-    /// it, with nothing but its program.
+    /// The host stops without a word to anybody, as by a power cut. If the fault lasts, the host starts again
+    /// after it, with nothing but its program.
     pub fn crash(host: &str) -> Self {
         Self::new(Kind::Crash(host.to_owned()))
     }
@@ -81,7 +81,8 @@ impl Fault {
         Self::new(Kind::Restart(host.to_owned()))
     }
 
-    /// The host's process does not run, as under SIGSTOP; its kernel goes on. For a second, unless it lasts otherwise.
+    /// The host's process does not run, as under SIGSTOP; its kernel goes on. For a second, unless it lasts
+    /// otherwise.
     pub fn freeze(host: &str) -> Self {
         Self::new(Kind::Freeze(host.to_owned()))
     }
@@ -131,9 +132,9 @@ impl Fault {
         Self::new(Kind::HalfOpen { host: host.to_owned(), choice: 0 })
     }
 
-    /// Ends the fault after a while. Partitions and cuts that overlap end one after the other; where otherwise a later
-    /// fault has changed the same thing meanwhile, that one's end counts. What happens at one moment, a reset for
-    /// instance, has nothing to end.
+    /// Ends the fault after a while. Partitions and cuts that overlap end one after the other; where
+    /// otherwise a later fault has changed the same thing meanwhile, that one's end counts. What happens at
+    /// one moment, a reset for instance, has nothing to end.
     pub fn lasting(mut self, time: Duration) -> Self {
         self.lasts = Some(time);
         self
@@ -188,7 +189,8 @@ impl Fault {
         }
     }
 
-    /// What it changes, if a later fault can take its place. Cuts are counted instead, but a heal ends all of them.
+    /// What it changes, if a later fault can take its place. Cuts are counted instead, but a heal ends all of
+    /// them.
     fn setting(&self) -> String {
         match &self.kind {
             Kind::Partition(_) | Kind::Cut { .. } => "cuts".to_owned(),
@@ -419,7 +421,8 @@ macro_rules! expectations {
 }
 
 impl Faults {
-    /// None yet. They will begin within this time from when they are drawn, and last no longer than a quarter of it.
+    /// None yet. They will begin within this time from when they are drawn, and last no longer than a quarter
+    /// of it.
     pub fn within(time: Duration) -> Self {
         Self {
             within: time,
@@ -468,8 +471,8 @@ impl Faults {
         self
     }
 
-    /// Clocks that run wrong do so at a rate between these; otherwise between 0.5 and 2. For programs that are right
-    /// only while clocks are good to a few percent.
+    /// Clocks that run wrong do so at a rate between these; otherwise between 0.5 and 2. For programs that
+    /// are right only while clocks are good to a few percent.
     ///
     /// # Panics
     ///

@@ -30,8 +30,8 @@ pub enum Ending {
     Reset,
 }
 
-/// A protocol on a transport in memory: feed it bytes in whatever pieces, read what it writes, look at what it does
-/// with its connection, and let its timers fire.
+/// A protocol on a transport in memory: feed it bytes in whatever pieces, read what it writes, look at what
+/// it does with its connection, and let its timers fire.
 ///
 /// ```
 /// use twistor::testing::ProtocolTest;
@@ -70,7 +70,8 @@ pub struct ProtocolTest<P> {
 }
 
 impl<P: Protocol> ProtocolTest<P> {
-    /// A connection with this protocol, whose `connection_made` has been called. A hook that panics fails the test.
+    /// A connection with this protocol, whose `connection_made` has been called. A hook that panics fails the
+    /// test.
     #[must_use]
     pub fn new(protocol: P) -> Self {
         Self::with(strict(), protocol)
@@ -354,8 +355,8 @@ impl<C: Protocol, S: Protocol> Pair<C, S> {
         &self.server
     }
 
-    /// Carries bytes to and fro until neither has anything to say. Time passes as far as bytes are on their way, and
-    /// timers that are due by then fire; nobody waits for others.
+    /// Carries bytes to and fro until neither has anything to say. Time passes as far as bytes are on their
+    /// way, and timers that are due by then fire; nobody waits for others.
     ///
     /// # Panics
     ///

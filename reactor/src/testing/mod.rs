@@ -1,9 +1,9 @@
-//! Testing without a socket, a sleep or a port: protocols by themselves, programs on a clock that you move, and whole
-//! systems in a simulated network.
+//! Testing without a socket, a sleep or a port: protocols by themselves, programs on a clock that you move,
+//! and whole systems in a simulated network.
 //!
-//! Everything here runs the real reactor, the real transports and the real state machine of connections; only the
-//! driver at the bottom is another one, which has no kernel and owns the time. So what passes here fails elsewhere only
-//! where a kernel is different.
+//! Everything here runs the real reactor, the real transports and the real state machine of connections; only
+//! the driver at the bottom is another one, which has no kernel and owns the time. So what passes here fails
+//! elsewhere only where a kernel is different.
 //!
 //! | to test | use |
 //! |---|---|
@@ -26,8 +26,8 @@
 //!
 //! # Misuse
 //!
-//! These are tools for tests: what makes no sense (a host that does not exist, time that goes backwards, a wait for
-//! something that can never happen) is a panic with a sentence, never a hang.
+//! These are tools for tests: what makes no sense (a host that does not exist, time that goes backwards, a
+//! wait for something that can never happen) is a panic with a sentence, never a hang.
 
 mod check;
 mod clock;
@@ -49,8 +49,8 @@ pub use simulation::{Host, Simulation};
 use crate::reactor::transport::TransportId;
 
 impl TraceEvent {
-    /// The connection that it was about, if it was about one. A listener and an attempt to connect have such a name
-    /// too.
+    /// The connection that it was about, if it was about one. A listener and an attempt to connect have such
+    /// a name too.
     #[must_use]
     pub fn connection(&self) -> Option<TransportId> {
         self.token.map(TransportId)

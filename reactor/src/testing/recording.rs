@@ -100,7 +100,8 @@ impl Protocol for AccumulatingProtocol {
     }
 }
 
-/// Makes [`AccumulatingProtocol`]s, and remembers them and whom they were for. Clones share what they remember.
+/// Makes [`AccumulatingProtocol`]s, and remembers them and whom they were for. Clones share what they
+/// remember.
 #[derive(Clone, Default, Debug)]
 pub struct RecordingFactory {
     made: Rc<RefCell<Vec<(Peer, RecordedLog)>>>,

@@ -182,11 +182,12 @@ impl Simulation {
 
     // Hosts.
 
-    /// Adds a host and starts it: `program` is called with the handle of its reactor, now and whenever the host
-    /// starts again after a crash.
+    /// Adds a host and starts it: `program` is called with the handle of its reactor, now and whenever the
+    /// host starts again after a crash.
     ///
-    /// A hook that panics fails the test: the panic leaves the call that runs the simulation. To see what it does in
-    /// production, where it ends its connection only, add the host [with](Self::host_with) settings of your own.
+    /// A hook that panics fails the test: the panic leaves the call that runs the simulation. To see what it
+    /// does in production, where it ends its connection only, add the host [with](Self::host_with) settings
+    /// of your own.
     ///
     /// # Panics
     ///
@@ -195,8 +196,8 @@ impl Simulation {
         self.host_with(name, strict(), program)
     }
 
-    /// Adds a host whose reactors are built with these settings. [`PanicPolicy::Propagate`] among them makes panics of
-    /// hooks fail the test.
+    /// Adds a host whose reactors are built with these settings. [`PanicPolicy::Propagate`] among them makes
+    /// panics of hooks fail the test.
     ///
     /// # Panics
     ///
@@ -212,8 +213,8 @@ impl Simulation {
         self.handle_of(&state)
     }
 
-    /// Adds a host without a program, whose reactor you hold and run yourself. Its waits move the time, so it has to
-    /// be the only reactor of the simulation; all others are [raw sockets](Host::connect_raw).
+    /// Adds a host without a program, whose reactor you hold and run yourself. Its waits move the time, so it
+    /// has to be the only reactor of the simulation; all others are [raw sockets](Host::connect_raw).
     ///
     /// ```
     /// use std::time::Duration;
@@ -299,8 +300,8 @@ impl Simulation {
 
     // Links.
 
-    /// What links are like between hosts for which nothing else is said. Takes effect for pairs of hosts that have not
-    /// talked yet.
+    /// What links are like between hosts for which nothing else is said. Takes effect for pairs of hosts that
+    /// have not talked yet.
     pub fn set_default_link(&self, link: Link) {
         self.inner.network.borrow_mut().set_usual_link(link);
     }
@@ -321,7 +322,8 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// That time has passed: time does not go backwards. Or a [lone reactor](Self::lone_reactor) moves the time.
+    /// That time has passed: time does not go backwards. Or a [lone reactor](Self::lone_reactor) moves the
+    /// time.
     pub fn at(&self, time: Duration, action: impl FnOnce(&Self) + 'static) {
         assert!(
             !self.inner.has_lone_reactor.get(),
@@ -438,8 +440,8 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// Nothing will ever happen any more ("deadlock at t=…", with who waits for what), or a day of simulated time has
-    /// passed.
+    /// Nothing will ever happen any more ("deadlock at t=…", with who waits for what), or a day of simulated
+    /// time has passed.
     pub fn run_until(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let end = self.now().saturating_add(PATIENCE);
         let until = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
@@ -626,15 +628,15 @@ impl Simulation {
         self.inner.network.borrow_mut().note(None, &text.to_string());
     }
 
-    /// The trace: what happened when, the last 10 000 lines or as many as [were asked for](Self::set_trace_limit).
-    /// Equal seeds give equal text.
+    /// The trace: what happened when, the last 10 000 lines or as many as [were asked
+    /// for](Self::set_trace_limit). Equal seeds give equal text.
     #[must_use]
     pub fn trace(&self) -> String {
         self.inner.network.borrow().trace(usize::MAX)
     }
 
-    /// The trace without what happened to single streams: what happened to hosts, faults, and what was noted. See
-    /// [`set_trace_limit`](Self::set_trace_limit): the limit counts all lines.
+    /// The trace without what happened to single streams: what happened to hosts, faults, and what was noted.
+    /// See [`set_trace_limit`](Self::set_trace_limit): the limit counts all lines.
     #[must_use]
     pub fn notes(&self) -> String {
         self.inner.network.borrow().notes()
@@ -711,7 +713,8 @@ impl Drop for Simulation {
     }
 }
 
-/// A host of a [`Simulation`]. Cloning it gives another name for the same host; it does not keep the simulation alive.
+/// A host of a [`Simulation`]. Cloning it gives another name for the same host; it does not keep the
+/// simulation alive.
 #[derive(Clone)]
 pub struct Host {
     sim: Weak<Inner>,
@@ -750,8 +753,8 @@ impl Host {
         SocketAddr::new(self.ip(), port)
     }
 
-    /// Gives it another program: `program` is called now, and from now on whenever the host starts again. What the
-    /// program before has begun goes on. So programs can know all hosts, also their own:
+    /// Gives it another program: `program` is called now, and from now on whenever the host starts again.
+    /// What the program before has begun goes on. So programs can know all hosts, also their own:
     ///
     /// ```
     /// # use twistor::testing::{Host, Simulation};
@@ -801,20 +804,21 @@ impl Host {
         self.network().borrow().clock(self.state.id)
     }
 
-    /// Its process does nothing but compute for a while: a hook that takes its time. Its clock goes on at once; what
-    /// arrives meanwhile waits.
+    /// Its process does nothing but compute for a while: a hook that takes its time. Its clock goes on at
+    /// once; what arrives meanwhile waits.
     pub fn compute(&self, time: Duration) {
         self.network().borrow_mut().keep_busy(self.state.id, time);
     }
 
-    /// How many descriptors its process has open: ports, connections, attempts to connect. Raw sockets do not count.
+    /// How many descriptors its process has open: ports, connections, attempts to connect. Raw sockets do not
+    /// count.
     #[must_use]
     pub fn open_descriptors(&self) -> usize {
         self.network().borrow().open_descriptors(self.state.id)
     }
 
-    /// Sends a signal to the program that runs there. Its hooks for it are called in the reactor's next turn; without a
-    /// hook SIGINT and SIGTERM stop the reactor, and others do nothing.
+    /// Sends a signal to the program that runs there. Its hooks for it are called in the reactor's next turn;
+    /// without a hook SIGINT and SIGTERM stop the reactor, and others do nothing.
     ///
     /// # Panics
     ///

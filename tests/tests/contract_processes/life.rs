@@ -1,5 +1,5 @@
-//! Lines 63 and 64, and the rules for all hooks: what is heard of a child, in which order, and what the end of the
-//! reactor is to it.
+//! Lines 63 and 64, and the rules for all hooks: what is heard of a child, in which order, and what the end
+//! of the reactor is to it.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write, pipe};

@@ -1,7 +1,7 @@
 //! The contract, section 11: child processes, what they are given, what is heard of them, and how they end.
 //!
-//! One module per question. The ends of children are told by descriptors on the direct driver and by SIGCHLD on the
-//! portable one.
+//! One module per question. The ends of children are told by descriptors on the direct driver and by SIGCHLD
+//! on the portable one.
 
 #![cfg(unix)]
 

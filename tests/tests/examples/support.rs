@@ -24,8 +24,8 @@ const HOSTED: [&str; 2] = ["embed_calloop", "embed_tokio"];
 /// The examples with TLS.
 const SECURE: [&str; 3] = ["tls_echo", "starttls_chat", "https_get"];
 
-/// Builds the examples, once, and finds one. Those that simulate are built by themselves, as are those that need other
-/// crates, and those with TLS: the rest has to be what a user gets, without the features.
+/// Builds the examples, once, and finds one. Those that simulate are built by themselves, as are those that
+/// need other crates, and those with TLS: the rest has to be what a user gets, without the features.
 pub(crate) fn example(name: &str) -> PathBuf {
     static SERVING: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static SIMULATED: OnceLock<Vec<PathBuf>> = OnceLock::new();
@@ -48,8 +48,8 @@ pub(crate) fn example(name: &str) -> PathBuf {
     found.expect("an example of that name").clone()
 }
 
-/// Builds examples with the profile of this test; where they are then. They are built even if they are there already:
-/// they could be old.
+/// Builds examples with the profile of this test; where they are then. They are built even if they are there
+/// already: they could be old.
 fn build(which: &[&str]) -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--package", "twistor-examples", "--message-format", "json"]).args(which);
@@ -198,7 +198,8 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|index| (index % 251) as u8).collect()
 }
 
-/// Starts another program, with its input and output piped; `None`, and a message, if this machine does not have it.
+/// Starts another program, with its input and output piped; `None`, and a message, if this machine does not
+/// have it.
 pub(crate) fn peer(program: &str, arguments: &[impl AsRef<str>]) -> Option<OtherProgram> {
     let mut command = Command::new(program);
     command.args(arguments.iter().map(AsRef::as_ref));

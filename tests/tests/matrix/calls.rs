@@ -249,8 +249,8 @@ pub(crate) const ON_ANYTHING: &[OnAnything] = &[
         canceller.cancel();
         assert!(!canceller.cancel());
     }),
-    // Allocations are counted by thread: what a thread gives back that it did not take would be missed here. A
-    // simulated reactor has no threads.
+    // Allocations are counted by thread: what a thread gives back that it did not take would be missed here.
+    // A simulated reactor has no threads.
     ("Handle::connect, by name", |stage| {
         if !stage.is_simulated() {
             return;

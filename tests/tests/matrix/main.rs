@@ -1,9 +1,9 @@
 //! Every public method called from inside every hook: calm, and with the hook panicking after the call.
 //!
-//! A cell of the matrix is a fresh reactor with two connections, one hook that is made to run, and one call made in
-//! it. Afterwards the reactor has to go on and serve another connection, every connection has to be reported lost
-//! once, and nothing may be left when the reactor is dropped: no descriptor, no user value, no allocation. The tests
-//! run in a process of their own, because they count its descriptors.
+//! A cell of the matrix is a fresh reactor with two connections, one hook that is made to run, and one call
+//! made in it. Afterwards the reactor has to go on and serve another connection, every connection has to be
+//! reported lost once, and nothing may be left when the reactor is dropped: no descriptor, no user value, no
+//! allocation. The tests run in a process of their own, because they count its descriptors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 

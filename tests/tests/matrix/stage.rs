@@ -1,4 +1,5 @@
-//! What a cell works with, the values and protocols that notice their hooks, and the way from a hook to the call.
+//! What a cell works with, the values and protocols that notice their hooks, and the way from a hook to the
+//! call.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) static BLOCK: [u8; 1 << 20] = [b'b'; 1 << 20];
 
 thread_local! {
-    /// The stage of the cell that runs. Not captured, so that closures and values for other threads reach it too.
+    /// The stage of the cell that runs. Not captured, so that closures and values for other threads reach it
+    /// too.
     pub(crate) static STAGE: RefCell<Option<Rc<Stage>>> = const { RefCell::new(None) };
     pub(crate) static VALUES: Cell<isize> = const { Cell::new(0) };
 }

@@ -1,9 +1,11 @@
-//! Streams that stand on descriptors of any kind: pipes, terminals, files, or a socket for one direction alone.
+//! Streams that stand on descriptors of any kind: pipes, terminals, files, or a socket for one direction
+//! alone.
 //!
-//! A [`Pipe`] has a descriptor for each direction that it has at all. The poller knows the input by the key of
-//! the stream's token and the output by a key beside it. A socket keeps its flags, because somebody else may hold
-//! it as well: it is asked not to wait by each call. Invariant: a half that no poller takes (a regular file) is
-//! never registered and counts as always ready: the driver's list of what is ready has it by its key.
+//! A [`Pipe`] has a descriptor for each direction that it has at all. The poller knows the input by the key
+//! of the stream's token and the output by a key beside it. A socket keeps its flags, because somebody else
+//! may hold it as well: it is asked not to wait by each call. Invariant: a half that no poller takes (a
+//! regular file) is never registered and counts as always ready: the driver's list of what is ready has it by
+//! its key.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};

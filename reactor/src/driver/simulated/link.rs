@@ -47,8 +47,8 @@ impl Default for Link {
 }
 
 impl Link {
-    /// A good local network: half a millisecond, a tenth of that as jitter, no limit of bandwidth, no loss, buffers
-    /// of 256 KiB.
+    /// A good local network: half a millisecond, a tenth of that as jitter, no limit of bandwidth, no loss,
+    /// buffers of 256 KiB.
     pub const fn new() -> Self {
         Self {
             latency: Duration::from_micros(500),
@@ -106,8 +106,8 @@ impl Link {
         self
     }
 
-    /// The probability that a datagram is held up, so that those behind it overtake it. Others arrive in the order in
-    /// which they were sent, whatever the jitter.
+    /// The probability that a datagram is held up, so that those behind it overtake it. Others arrive in the
+    /// order in which they were sent, whatever the jitter.
     ///
     /// # Panics
     ///
@@ -143,8 +143,8 @@ impl Link {
         self
     }
 
-    /// Sizes of the buffers at the sending and at the receiving end of each stream, in bytes. Streams whose endpoint
-    /// asks for sizes of its own get those.
+    /// Sizes of the buffers at the sending and at the receiving end of each stream, in bytes. Streams whose
+    /// endpoint asks for sizes of its own get those.
     ///
     /// # Panics
     ///

@@ -1,7 +1,7 @@
 //! The driver for a simulated network: the same completions as from a kernel, on virtual time.
 //!
-//! A driver is the kernel of one host of a [`Network`]. It owns no clock of its own: who runs the simulation moves
-//! the time. Only a driver that is [alone](SimDriver::new) moves it itself, when its reactor waits.
+//! A driver is the kernel of one host of a [`Network`]. It owns no clock of its own: who runs the simulation
+//! moves the time. Only a driver that is [alone](SimDriver::new) moves it itself, when its reactor waits.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -115,8 +115,8 @@ impl Drop for SimStream {
 }
 
 impl SimDriver {
-    /// The driver of a host. One that is alone moves the time when its reactor waits; otherwise whoever runs the
-    /// simulation does, and the reactor must never wait.
+    /// The driver of a host. One that is alone moves the time when its reactor waits; otherwise whoever runs
+    /// the simulation does, and the reactor must never wait.
     pub(crate) fn new(network: &SharedNetwork, host: HostId, is_alone: bool, budgets: Budgets) -> Self {
         let woken = Arc::clone(&network.borrow().hosts[host.0].woken);
         Self {
@@ -185,7 +185,8 @@ impl SimDriver {
         }
     }
 
-    /// Puts those of our sockets on the list that have something to report, in an order that the seed decides.
+    /// Puts those of our sockets on the list that have something to report, in an order that the seed
+    /// decides.
     fn collect(&mut self) {
         let mut network = self.network.borrow_mut();
         let mut touched = std::mem::take(&mut network.hosts[self.host.0].touched);

@@ -1,8 +1,9 @@
-//! The simulated network: hosts with addresses, links between them, and a clock that jumps from event to event.
+//! The simulated network: hosts with addresses, links between them, and a clock that jumps from event to
+//! event.
 //!
-//! Nothing here calls anybody. Drivers and raw sockets act on it through short borrows; whoever runs the simulation
-//! moves the time with [`Network::advance`]. What happens at the same moment happens in an order that the seed
-//! decides, but within a stream order is kept.
+//! Nothing here calls anybody. Drivers and raw sockets act on it through short borrows; whoever runs the
+//! simulation moves the time with [`Network::advance`]. What happens at the same moment happens in an order
+//! that the seed decides, but within a stream order is kept.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -97,8 +98,8 @@ pub(super) struct Host {
     /// What its driver should look at.
     pub(super) touched: Vec<Token>,
     pub(super) woken: Arc<AtomicBool>,
-    /// For the order in which its driver reports what is ready; its own, so that what happens elsewhere changes
-    /// nothing here.
+    /// For the order in which its driver reports what is ready; its own, so that what happens elsewhere
+    /// changes nothing here.
     pub(super) random: Generator,
     /// Bytes per second that its process reads, and when it may read again.
     pub(super) read_rate: Option<u64>,

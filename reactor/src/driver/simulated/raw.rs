@@ -11,10 +11,12 @@ use super::stream::Stage;
 use crate::core::address::Address;
 use crate::driver::options::{DatagramSpec, ListenSpec, TcpOptions};
 
-/// A stream in a simulated network without a reactor at its end: a peer that does exactly what the test tells it.
+/// A stream in a simulated network without a reactor at its end: a peer that does exactly what the test tells
+/// it.
 ///
-/// It behaves like a non-blocking socket: what cannot be done now is [`WouldBlock`](io::ErrorKind::WouldBlock).
-/// Dropping it closes it, with a reset if something was left unread, as a kernel does.
+/// It behaves like a non-blocking socket: what cannot be done now is
+/// [`WouldBlock`](io::ErrorKind::WouldBlock). Dropping it closes it, with a reset if something was left
+/// unread, as a kernel does.
 pub struct RawStream {
     network: SharedNetwork,
     socket: SocketId,

@@ -1,8 +1,8 @@
 //! Streams between simulated hosts: one [`End`] for each socket, and how bytes get from one to the other.
 //!
 //! What an end sends stands in its `output` until it has arrived: first the bytes that are on their way, as
-//! segments with a time of arrival, then those that wait for room at the other end. Segments arrive in order. A cut
-//! path or a dead host swallows them silently; they are sent again when it comes back.
+//! segments with a time of arrival, then those that wait for room at the other end. Segments arrive in order.
+//! A cut path or a dead host swallows them silently; they are sent again when it comes back.
 
 use std::collections::VecDeque;
 use std::io;
@@ -334,7 +334,8 @@ impl Network {
         self.schedule(self.now + forth, Next::Acknowledged(other));
     }
 
-    /// The listener's side has heard nothing after its answer to the SYN: it answers again, as often as Linux does.
+    /// The listener's side has heard nothing after its answer to the SYN: it answers again, as often as Linux
+    /// does.
     fn answer_again(&mut self, id: SocketId) {
         let Some(end) = self.ends.get_mut(id) else { return };
         if end.answers_again >= SYN_ANSWERS {

@@ -110,8 +110,8 @@ pub(crate) fn cancel(first: &Rc<dyn Cancel>) -> bool {
     let before = first.mark_cancelled(true);
     let mut node = Rc::clone(first);
     let mut waiter = None;
-    // Links can be made to wait for each other in a circle. There is nothing to cancel in it: who goes round in it comes
-    // by the mark again, which is set anew after twice as many steps each time.
+    // Links can be made to wait for each other in a circle. There is nothing to cancel in it: who goes round
+    // in it comes by the mark again, which is set anew after twice as many steps each time.
     let (mut mark, mut steps, mut lap) = (Rc::clone(first), 0_usize, 1_usize);
     loop {
         match Rc::clone(&node).cancel_step() {

@@ -92,9 +92,9 @@ pub struct Output {
 
 /// A program to run as a child process. [`Handle::command`] makes one.
 ///
-/// The child has the descriptors that are said here and no others, standard input, output and error among them; the
-/// usual effect of every signal, and none held back; and, unless it is said otherwise, the environment, the directory,
-/// the user and the process group of this program.
+/// The child has the descriptors that are said here and no others, standard input, output and error among
+/// them; the usual effect of every signal, and none held back; and, unless it is said otherwise, the
+/// environment, the directory, the user and the process group of this program.
 ///
 /// Starting takes place in the call, and takes as long as the system needs to load the program.
 ///
@@ -197,7 +197,8 @@ impl Command {
         self
     }
 
-    /// Runs it as this user, by number. Unless [`groups`](Self::groups) says otherwise, it keeps no further groups.
+    /// Runs it as this user, by number. Unless [`groups`](Self::groups) says otherwise, it keeps no further
+    /// groups.
     pub fn uid(mut self, user: u32) -> Self {
         self.rights.user = Some(user);
         self
@@ -215,7 +216,8 @@ impl Command {
         self
     }
 
-    /// Runs it in a session and process group of its own, so that the keys of our terminal (Ctrl-C) do not reach it.
+    /// Runs it in a session and process group of its own, so that the keys of our terminal (Ctrl-C) do not
+    /// reach it.
     pub fn own_session(mut self) -> Self {
         self.own_session = true;
         self
@@ -233,13 +235,14 @@ impl Command {
         self.fd(0, is)
     }
 
-    /// What its standard output is: [`fd`](Self::fd) 1. A pipe to be read from, if nothing is said; ours for `status`.
+    /// What its standard output is: [`fd`](Self::fd) 1. A pipe to be read from, if nothing is said; ours for
+    /// `status`.
     pub fn stdout(self, is: impl Into<Fd>) -> Self {
         self.fd(1, is)
     }
 
-    /// What its standard error is: [`fd`](Self::fd) 2. A pipe to be read from, if nothing is said; ours for `status`
-    /// and `connect`.
+    /// What its standard error is: [`fd`](Self::fd) 2. A pipe to be read from, if nothing is said; ours for
+    /// `status` and `connect`.
     pub fn stderr(self, is: impl Into<Fd>) -> Self {
         self.fd(2, is)
     }
@@ -269,19 +272,19 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// The program cannot be executed, a descriptor cannot be put into its place, the system has no more processes or
-    /// descriptors; or the reactor is stopping or gone. Nothing is left of the child then.
+    /// The program cannot be executed, a descriptor cannot be put into its place, the system has no more
+    /// processes or descriptors; or the reactor is stopping or gone. Nothing is left of the child then.
     pub fn spawn(self, protocol: impl ProcessProtocol) -> io::Result<Process> {
         self.start([Fd::WritePipe, Fd::ReadPipe, Fd::ReadPipe], Box::new(protocol))
     }
 
-    /// Runs it to its end, and keeps what it writes. The outcome comes when the child has ended and its pipes have.
-    /// Cancelling it kills the child.
+    /// Runs it to its end, and keeps what it writes. The outcome comes when the child has ended and its pipes
+    /// have. Cancelling it kills the child.
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn); or the child writes more than the [limit](Self::output_limit), and is killed for it;
-    /// or it was cancelled (`Interrupted`). A child that ends with an error code is no error.
+    /// As [`spawn`](Self::spawn); or the child writes more than the [limit](Self::output_limit), and is
+    /// killed for it; or it was cancelled (`Interrupted`). A child that ends with an error code is no error.
     #[track_caller]
     pub fn output(mut self) -> Deferred<Output, io::Error> {
         self.input.get_or_insert_default();
@@ -305,8 +308,8 @@ impl Command {
         })
     }
 
-    /// Starts it with one end of a pair of sockets as its standard input and output; `protocol` gets the other end as
-    /// an ordinary connection. The child's standard error is ours, unless it is said otherwise.
+    /// Starts it with one end of a pair of sockets as its standard input and output; `protocol` gets the
+    /// other end as an ordinary connection. The child's standard error is ours, unless it is said otherwise.
     ///
     /// ```
     /// use twistor::{Protocol, Reactor, Reason, Transport};

@@ -1,9 +1,10 @@
 //! Child processes: [`ProcessProtocol`], what one is to the program, and [`Process`], the handle on it.
 //!
-//! A child is a table entry with what hears of it, its pipes and whatever tells of its end. Its pipes are ordinary
-//! connections, whose protocol ([`pipe`]) passes everything on to the `ProcessProtocol`; its end comes through a
-//! descriptor or a signal ([`reaping`]). The invariant: hooks are called by the pass alone, through [`State::tell`],
-//! which sees to it that `process_started` is the first of them and `process_ended` the last.
+//! A child is a table entry with what hears of it, its pipes and whatever tells of its end. Its pipes are
+//! ordinary connections, whose protocol ([`pipe`]) passes everything on to the `ProcessProtocol`; its end
+//! comes through a descriptor or a signal ([`reaping`]). The invariant: hooks are called by the pass alone,
+//! through [`State::tell`], which sees to it that `process_started` is the first of them and `process_ended`
+//! the last.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -37,13 +38,13 @@ use status::ExitStatus;
 /// The children of a reactor.
 pub(crate) type Processes = Slots<Rc<State>>;
 
-/// What a child process is to the program: its hooks are called by the reactor, one at a time, never from inside
-/// another call.
+/// What a child process is to the program: its hooks are called by the reactor, one at a time, never from
+/// inside another call.
 ///
 /// The order is: [`process_started`](Self::process_started) once; then any of the others;
 /// [`process_exited`](Self::process_exited) once, when the child itself has ended; and
-/// [`process_ended`](Self::process_ended) once and last, when its pipes have ended as well. Data that the child wrote
-/// before its end may come after `process_exited`, never after `process_ended`.
+/// [`process_ended`](Self::process_ended) once and last, when its pipes have ended as well. Data that the
+/// child wrote before its end may come after `process_exited`, never after `process_ended`.
 ///
 /// A hook that panics ends the matter: the child is killed and its pipes are aborted. Of the hooks only
 /// `process_exited` and `process_ended` are called after that.
@@ -86,7 +87,8 @@ pub trait ProcessProtocol: 'static {
         let _ = (process, data);
     }
 
-    /// The child wrote this to its descriptor `fd`. By default `out_received` hears of 1, `err_received` of 2.
+    /// The child wrote this to its descriptor `fd`. By default `out_received` hears of 1, `err_received` of
+    /// 2.
     fn child_data_received(&mut self, process: &Process, fd: i32, data: &[u8]) {
         match fd {
             1 => self.out_received(process, data),
@@ -106,7 +108,8 @@ pub trait ProcessProtocol: 'static {
         let _ = (process, fd);
     }
 
-    /// The pipe to the child's descriptor `fd` is over: the child, and whoever else had it, has closed it, or we have.
+    /// The pipe to the child's descriptor `fd` is over: the child, and whoever else had it, has closed it, or
+    /// we have.
     fn child_connection_lost(&mut self, process: &Process, fd: i32, reason: &Reason) {
         let _ = (process, fd, reason);
     }
@@ -171,14 +174,14 @@ struct Terminal {
     reported: i32,
 }
 
-/// A child process: signal it, write to it, ask about it. Cheap to clone; dropping it changes nothing, the child
-/// least of all.
+/// A child process: signal it, write to it, ask about it. Cheap to clone; dropping it changes nothing, the
+/// child least of all.
 ///
 /// A child outlives its reactor: when that is dropped, the child's pipes are closed and it is left to itself.
 /// What became of it nobody hears; it is reaped when the program next starts a child or ends another reactor.
 ///
-/// Whoever else waits for children in this program must wait for theirs by number: a `waitpid(-1, …)` takes away
-/// the status of ours, which is then [`ExitStatus::Unknown`].
+/// Whoever else waits for children in this program must wait for theirs by number: a `waitpid(-1, …)` takes
+/// away the status of ours, which is then [`ExitStatus::Unknown`].
 #[derive(Clone)]
 pub struct Process(Rc<State>);
 
@@ -237,15 +240,16 @@ impl Process {
         self.signal(Signal::KILL)
     }
 
-    /// Queues `data` for its standard input, or its terminal. Dropped when there is no such pipe, or it is closing.
+    /// Queues `data` for its standard input, or its terminal. Dropped when there is no such pipe, or it is
+    /// closing.
     pub fn write(&self, data: &[u8]) {
         if let Some(input) = self.pipe(0) {
             input.write(data);
         }
     }
 
-    /// Ends its standard input, after what is queued. A terminal gets its end-of-file character (Ctrl-D) instead,
-    /// because it cannot be closed in one direction.
+    /// Ends its standard input, after what is queued. A terminal gets its end-of-file character (Ctrl-D)
+    /// instead, because it cannot be closed in one direction.
     pub fn close_stdin(&self) {
         /// Ctrl-D.
         const END_OF_FILE: u8 = 4;
@@ -260,8 +264,8 @@ impl Process {
     }
 
     /// The connection to the child's descriptor `fd`, as long as it is open: to write to it, to pause it, to
-    /// [pipe](Transport::pipe) it on, or to [switch](Transport::switch_protocol) it to a protocol of its own, which
-    /// then hears of its data instead.
+    /// [pipe](Transport::pipe) it on, or to [switch](Transport::switch_protocol) it to a protocol of its own,
+    /// which then hears of its data instead.
     ///
     /// A terminal's connection is that of all descriptors that are the terminal: usually 0, 1 and 2.
     #[must_use]
@@ -284,8 +288,8 @@ impl Process {
         }
     }
 
-    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for the child's end. Its open
-    /// pipes count all the same.
+    /// Does not let [`Reactor::run_until_idle`](crate::Reactor::run_until_idle) wait for the child's end. Its
+    /// open pipes count all the same.
     pub fn unref(&self) {
         self.0.unreference();
     }
@@ -397,8 +401,8 @@ impl State {
         pipes.iter().for_each(Transport::abort_connection);
     }
 
-    /// A pipe has ended, and nothing more comes from it. A terminal that the child has let go of is kept until the
-    /// child has ended as well: closing it would send SIGHUP to a child that is just about to exit.
+    /// A pipe has ended, and nothing more comes from it. A terminal that the child has let go of is kept
+    /// until the child has ended as well: closing it would send SIGHUP to a child that is just about to exit.
     fn pipe_closed(self: &Rc<Self>, inner: &Inner, fd: i32, by_child: bool) {
         let closed = self.pipes.borrow_mut().remove(&fd);
         drop(closed);

@@ -1,8 +1,8 @@
 //! How the reactor learns that a child has ended, without asking again and again.
 //!
-//! On Linux each child has a descriptor, which is readable when the child has ended. Where there is none, SIGCHLD says
-//! that some child has ended, and each of ours is asked. Either way only children of this reactor are reaped, each by
-//! its number.
+//! On Linux each child has a descriptor, which is readable when the child has ended. Where there is none,
+//! SIGCHLD says that some child has ended, and each of ours is asked. Either way only children of this
+//! reactor are reaped, each by its number.
 
 use std::io;
 use std::rc::Rc;
@@ -27,8 +27,8 @@ pub(super) enum Watch {
 }
 
 impl Inner {
-    /// Whether the ends of children are told by signal. Asked, and prepared for, before a child is started, because
-    /// it may end at once.
+    /// Whether the ends of children are told by signal. Asked, and prepared for, before a child is started,
+    /// because it may end at once.
     pub(super) fn prepare_for_child(&self) -> io::Result<ByWhat> {
         // Where the system buries children itself, only a handler of the signal keeps it from doing so.
         let by_signal =

@@ -117,7 +117,8 @@ impl ReadHalf {
     ///
     /// As there.
     pub async fn read_until(&self, delimiter: u8, limit: usize) -> io::Result<Option<Bytes>> {
-        // Bytes that were looked at before do not have to be looked at again, unless another reader has taken some.
+        // Bytes that were looked at before do not have to be looked at again, unless another reader has taken
+        // some.
         let (mut seen, mut takes) = (0, self.shared.takes.get());
         let read = poll_fn(|cx| {
             self.shared.poll_input(cx, limit.saturating_add(1), &self.lent, |input, pool| {

@@ -144,8 +144,8 @@ impl Shared {
         self.readers.wake();
     }
 
-    /// Drops what nobody has read; whether there was something. What is lent to a reader is dropped when it is given
-    /// back.
+    /// Drops what nobody has read; whether there was something. What is lent to a reader is dropped when it
+    /// is given back.
     #[cfg(feature = "tls")]
     pub(super) fn drop_injected(&self) -> bool {
         let was_injected = self.input.borrow().len() + self.lent.get() > 0;

@@ -1,5 +1,5 @@
-//! What a task runs, in its one allocation: the future, later its output in the same place, and the waker that it is
-//! polled with.
+//! What a task runs, in its one allocation: the future, later its output in the same place, and the waker
+//! that it is polled with.
 
 use std::any::Any;
 use std::future::Future;
@@ -14,8 +14,8 @@ use crate::sys::waker::with_waker;
 
 /// A [`TaskCell`] whose types are nobody's business.
 pub(super) trait AnyTask {
-    /// Polls the future; when it is ready, it is dropped and the output is kept. Woken from here on, the task has to be
-    /// queued again.
+    /// Polls the future; when it is ready, it is dropped and the output is kept. Woken from here on, the task
+    /// has to be queued again.
     fn poll(self: Pin<&mut Self>) -> Poll<()>;
 
     /// Whether the caller has to queue the task.

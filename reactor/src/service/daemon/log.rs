@@ -15,7 +15,8 @@ use crate::sys::privileges::Identity;
 /// Where a daemon's log goes.
 ///
 /// Lines look like `2026-03-01T09:30:00.250Z WARN echo::store: no space left`, with the place that logged it
-/// (`log::Record::target`); for the journal, which has times of its own, like `<4>echo::store: no space left`.
+/// (`log::Record::target`); for the journal, which has times of its own, like `<4>echo::store: no space
+/// left`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Log {

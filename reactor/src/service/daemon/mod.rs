@@ -178,8 +178,8 @@ impl Daemon {
     /// with the process, however that ends: a file that was left behind stops nobody. Removed at the end,
     /// where the daemon may do that by then.
     ///
-    /// What is there and is no pidfile (a device, a link, a file with something else in it) is left alone, and
-    /// the daemon does not start.
+    /// What is there and is no pidfile (a device, a link, a file with something else in it) is left alone,
+    /// and the daemon does not start.
     pub fn pidfile(mut self, path: impl Into<PathBuf>) -> Self {
         self.pidfile = Some(path.into());
         self
