@@ -15,34 +15,28 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Any free port; the program prints which.
 pub(crate) const ANY_PORT: &str = "tcp:0:interface=127.0.0.1";
 
-/// The examples that simulate.
-const SIMULATING: [&str; 2] = ["protocol_unit_test", "lease_simulation"];
+/// The examples that need features.
+const FEATURED: [&str; 7] = [
+    "protocol_unit_test",
+    "lease_simulation",
+    "embed_calloop",
+    "embed_tokio",
+    "tls_echo",
+    "starttls_chat",
+    "https_get",
+];
 
-/// The examples inside the loops of other crates.
-const HOSTED: [&str; 2] = ["embed_calloop", "embed_tokio"];
-
-/// The examples with TLS.
-const SECURE: [&str; 3] = ["tls_echo", "starttls_chat", "https_get"];
-
-/// Builds the examples, once, and finds one. Those that simulate are built by themselves, as are those that
-/// need other crates, and those with TLS: the rest has to be what a user gets, without the features.
+/// Builds the examples, once, and finds one. Those that need features are built by themselves, with all of them: the
+/// rest has to be what a user gets, without.
 pub(crate) fn example(name: &str) -> PathBuf {
-    static SERVING: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    static SIMULATED: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    static WITH_HOSTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    static WITH_TLS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    let paths = if SIMULATING.contains(&name) {
-        let [one, other] = SIMULATING;
-        SIMULATED.get_or_init(|| build(&["--features", "testing", "--example", one, "--example", other]))
-    } else if HOSTED.contains(&name) {
-        let [one, other] = HOSTED;
-        WITH_HOSTS.get_or_init(|| build(&["--features", "hosts", "--example", one, "--example", other]))
-    } else if SECURE.contains(&name) {
-        let [one, other, third] = SECURE;
-        let which = ["--features", "tls", "--example", one, "--example", other, "--example", third];
-        WITH_TLS.get_or_init(|| build(&which))
+    static PLAIN: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    static WITH_FEATURES: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let paths = if FEATURED.contains(&name) {
+        let mut which = vec!["--features", "testing,hosts,tls"];
+        which.extend(FEATURED.iter().flat_map(|name| ["--example", name]));
+        WITH_FEATURES.get_or_init(|| build(&which))
     } else {
-        SERVING.get_or_init(|| build(&["--examples"]))
+        PLAIN.get_or_init(|| build(&["--examples"]))
     };
     let found = paths.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
     found.expect("an example of that name").clone()

@@ -62,6 +62,9 @@ fn starts_again_after_it_was_killed() {
         assert!(path.exists());
     }
     let mut program = start(&path);
+    // Whoever answers has begun to handle signals.
+    let client = UnixStream::connect(&path).expect("connected");
+    BufReader::new(client).lines().next().expect("a greeting").expect("text");
     program.signal("-INT");
     assert!(program.wait().success());
     assert!(!path.exists());

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -201,11 +201,18 @@ pub(crate) fn dial(
     }
 }
 
-/// A port that nobody listens on just now, and that is free also for those who do not ask to reuse one.
+/// A port that nobody listens on just now, and that is free also for those who do not ask to reuse one. Each is given
+/// once, and is none that the system would give to somebody else, or to whoever connects.
 pub(crate) fn free_port() -> u16 {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([0, 0, 0, 0], 0)).into()).unwrap();
-    socket.local_addr().unwrap().as_socket().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() as u16);
+        let port = 12_000 + number % 18_000;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into()).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Bytes without end of lines that would be commands to some programs.
