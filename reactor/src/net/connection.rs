@@ -275,12 +275,11 @@ impl Connection {
         self.rare.as_mut()?.tls.as_deref_mut()
     }
 
-    /// Puts the filter `secure` below: it is given what was written so far, which leaves as it is.
+    /// Puts the filter `tls` below: what was written so far leaves as it is.
     #[cfg(feature = "tls")]
-    pub(crate) fn secure<E>(&mut self, secure: impl FnOnce(Outbox) -> Result<Tls, E>) -> Result<(), E> {
-        let tls = secure(std::mem::take(&mut self.outbox))?;
+    pub(crate) fn secure(&mut self, mut tls: Tls) {
+        tls.begin_behind(std::mem::take(&mut self.outbox));
         self.rare().tls = Some(Box::new(tls));
-        Ok(())
     }
 
     /// Seals what comes next of the outbox, a bounded part of it. `read` reads from a file.
@@ -451,7 +450,7 @@ impl Connection {
     }
 
     /// Whether our end has to wait for a handshake: for what is to be sent before, or because the peer may go on.
-    fn is_secured_later(&self) -> bool {
+    pub(crate) fn is_secured_later(&self) -> bool {
         let closing = self.modes.phase == Phase::Closing;
         self.tls().is_some_and(|tls| tls.is_in_handshake() && !(closing && self.outbox.is_empty()))
     }

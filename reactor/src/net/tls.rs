@@ -83,6 +83,8 @@ enum Session {
 pub(crate) struct Tls {
     session: Session,
     stage: Stage,
+    /// Whether the handshake was completed, whatever came then.
+    was_secured: bool,
     /// When the handshake has to be complete.
     deadline: Option<Instant>,
     /// Sealed input that was looked at and is incomplete. rustls may know the places of parts of a message in it, and has to
@@ -273,17 +275,18 @@ fn emit_messages(records: &mut impl Records, wire: &mut Wire) {
 }
 
 impl Tls {
-    fn new(session: Session, deadline: Option<Instant>, before: Outbox) -> Self {
+    fn new(session: Session, deadline: Option<Instant>) -> Self {
         Self {
             session,
             stage: Stage::Handshake,
+            was_secured: false,
             deadline,
             input: Vec::new(),
             awaits_turn: false,
             behind_handshake: None,
             is_opening: false,
             is_cut_off: false,
-            before,
+            before: Outbox::default(),
             wire: Wire::default(),
             in_wire: 0,
             of_file: 0,
@@ -292,19 +295,23 @@ impl Tls {
         }
     }
 
-    /// The server's side, behind what was written `before`.
-    pub(crate) fn server(server: TlsServer, deadline: Option<Instant>, before: Outbox) -> Self {
-        Self::new(Session::Waiting(server), deadline, before)
+    /// The server's side.
+    pub(crate) fn server(server: TlsServer, deadline: Option<Instant>) -> Self {
+        Self::new(Session::Waiting(server), deadline)
     }
 
-    /// The client's side, behind what was written `before`; `name` is what the server is to prove to be.
+    /// What was written before leaves first.
+    pub(crate) fn begin_behind(&mut self, before: Outbox) {
+        self.before = before;
+    }
+
+    /// The client's side; `name` is what the server is to prove to be.
     pub(crate) fn client(
         client: UnbufferedClientConnection,
         name: Box<str>,
         deadline: Option<Instant>,
-        before: Outbox,
     ) -> Result<Self, TlsError> {
-        let mut tls = Self::new(Session::Client(Box::new(client), name), deadline, before);
+        let mut tls = Self::new(Session::Client(Box::new(client), name), deadline);
         // The client speaks first.
         match tls.advance(&mut [], &mut Vec::new()) {
             (_, Turn::Failed(error)) => Err(error.into()),
@@ -330,7 +337,7 @@ impl Tls {
 
     /// What was agreed on; `None` before the handshake is complete.
     pub(crate) fn info(&self) -> Option<TlsInfo> {
-        if self.is_in_handshake() {
+        if !self.was_secured {
             return None;
         }
         TlsInfo::of(self.state()?, self.server_name.as_deref())
@@ -397,6 +404,7 @@ impl Tls {
             }
             turn if is_secured => {
                 self.stage = Stage::Open;
+                self.was_secured = true;
                 self.deadline = None;
                 self.server_name = match &self.session {
                     Session::Server(_, tap) => tap.take(),
@@ -425,10 +433,11 @@ impl Tls {
         Opened::Failed(rustls::Error::General("it panicked".to_owned()).into())
     }
 
-    /// Keeps what was not opened, and lets output leave again.
-    pub(crate) fn end(&mut self, opening: &mut Opening) {
+    /// Keeps what was not opened, if it `is_wanted`, and lets output leave again. What is not wanted was not looked at
+    /// either, and must not be in the way of output: it may be anything.
+    pub(crate) fn end(&mut self, opening: &mut Opening, is_wanted: bool) {
         self.is_opening = false;
-        if self.stage != Stage::Failed {
+        if self.stage != Stage::Failed && is_wanted {
             self.keep_rest(opening);
         }
     }
@@ -440,6 +449,11 @@ impl Tls {
 
     pub(crate) fn is_in_handshake(&self) -> bool {
         self.stage == Stage::Handshake
+    }
+
+    /// Whether the handshake was completed, whatever came then.
+    pub(crate) fn was_secured(&self) -> bool {
+        self.was_secured
     }
 
     /// Whether plain output can be sealed.

@@ -12,6 +12,10 @@ impl Tls {
         match *self {}
     }
 
+    pub(crate) fn was_secured(&self) -> bool {
+        match *self {}
+    }
+
     pub(crate) fn awaits_turn(&self) -> bool {
         match *self {}
     }

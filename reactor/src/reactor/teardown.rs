@@ -18,6 +18,8 @@ impl Inner {
     /// After the last phase of a shutdown: what is still pending is dropped, and the reactor can run again.
     pub(crate) fn finish_shutdown(&self) {
         self.drop_pending();
+        #[cfg(feature = "tls")]
+        self.forget_waiting();
         self.shutdown.borrow_mut().stage = Stage::Running;
     }
 

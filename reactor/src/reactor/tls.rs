@@ -53,6 +53,8 @@ impl Inner {
         let is_in_handshake = {
             let mut machine = transport.0.machine.borrow_mut();
             machine.discount_received(data.len());
+            // A record may take its time to become complete; its bytes are input all the same.
+            machine.stamp_received(|| self.now());
             machine.tls().is_some_and(Tls::is_in_handshake)
         };
         if !is_in_handshake && !transport.0.machine.borrow().is_open() {
@@ -74,6 +76,11 @@ impl Inner {
         let is_free = count < self.config.handshakes_per_pass;
         self.tls.turns.set((pass, count + u32::from(is_free)));
         is_free
+    }
+
+    /// No handshake waits any more: the connections are gone, and so is the call that would have gone on with them.
+    pub(super) fn forget_waiting(&self) {
+        self.tls.waiting.borrow_mut().clear();
     }
 
     fn wait_for_turn(&self, transport: &Transport, data: &[u8]) {
@@ -126,10 +133,11 @@ impl Inner {
             self.tls_failed(transport, error);
         }
         let mut is_due = false;
+        let mut is_wanted;
         loop {
             let opened = {
                 let mut machine = link.machine.borrow_mut();
-                let is_wanted = match machine.phase() {
+                is_wanted = match machine.phase() {
                     Phase::Open => true,
                     // What was written before may need the handshake to leave.
                     Phase::Closing => machine.tls().is_some_and(Tls::is_in_handshake),
@@ -152,7 +160,7 @@ impl Inner {
             }
         }
         if let Some(tls) = link.machine.borrow_mut().tls_mut() {
-            tls.end(&mut opening);
+            tls.end(&mut opening, is_wanted);
         }
         self.tls.opening.set(opening);
         if is_due {
@@ -232,10 +240,14 @@ impl Inner {
     /// The stream may have ended in the middle of a handshake. If sending has failed, it did not end, it broke.
     pub(super) fn end_broken_handshake(&self, transport: &Transport) {
         let mut machine = transport.0.machine.borrow_mut();
-        let has_ended = machine.is_open() && !machine.sending_has_failed();
-        if has_ended && machine.tls().is_some_and(Tls::is_in_handshake) {
+        if machine.phase() != Phase::Lost && machine.is_secured_later() && !machine.sending_has_failed() {
             Counters::bump(&self.counters.tls_failures);
-            machine.lose(Reason::Tls(TlsError::HandshakeEnded), End::Orderly, transport.pool());
+            // Who was leaving for a reason keeps it.
+            let reason = match machine.discarded_enough().0 {
+                Reason::Closed => Reason::Tls(TlsError::HandshakeEnded),
+                own => own,
+            };
+            machine.lose(reason, End::Orderly, transport.pool());
         }
     }
 

@@ -635,7 +635,7 @@ impl Transport {
     /// Whether what is received and written is protected by TLS now; never without the feature `tls`.
     #[must_use]
     pub fn is_secure(&self) -> bool {
-        self.0.machine.borrow().tls().is_some_and(|tls| !tls.is_in_handshake())
+        self.0.machine.borrow().tls().is_some_and(Tls::was_secured)
     }
 
     /// Bytes queued in memory and not yet taken by the kernel.

@@ -31,6 +31,9 @@ enum Role {
     Client(TlsClient, ServerName<'static>, Option<Instant>),
 }
 
+/// So many tokens may stand in a list for nothing.
+const FEW: usize = 64;
+
 /// Who wants to know whether a connection was let through.
 type Waiting = Rc<Attempt>;
 
@@ -41,8 +44,10 @@ struct Gate {
     factory: RefCell<Option<Box<dyn ErasedFactory>>>,
     /// Whether there will be further connections.
     is_open: Cell<bool>,
-    /// How many are in their handshake.
+    /// How many are in their handshake, or were until their loss is told.
     inside: Cell<usize>,
+    /// How many of these have had to give way.
+    evicted: Cell<usize>,
     /// Those that may be in their handshake, the oldest first.
     order: RefCell<VecDeque<Token>>,
     attempt: Option<Waiting>,
@@ -79,6 +84,7 @@ impl Gate {
             factory: RefCell::new(Some(factory)),
             is_open: Cell::new(true),
             inside: Cell::new(0),
+            evicted: Cell::new(0),
             order: RefCell::default(),
             attempt,
             handle: handle.clone(),
@@ -109,17 +115,19 @@ impl Gate {
     fn admit(&self, inner: &Inner, token: Token) {
         let Role::Server(server) = &self.role else { return };
         let mut order = self.order.borrow_mut();
-        let mut excess = (self.inside.get()).saturating_sub(server.max_handshakes());
-        while let Some(transport) = order.front().map(|oldest| inner.transport(*oldest)) {
-            let waits = transport.filter(|transport| {
-                let machine = transport.0.machine.borrow();
-                machine.is_open() && machine.tls().is_some_and(Tls::is_in_handshake)
-            });
-            match waits {
+        let under_way = self.inside.get().saturating_sub(self.evicted.get());
+        let mut excess = under_way.saturating_sub(server.max_handshakes());
+        // The first may stand still for long, while many behind it come and go.
+        if order.len() > 2 * self.inside.get() + FEW {
+            order.retain(|token| waiting(inner, *token).is_some());
+        }
+        while let Some(oldest) = order.front().map(|oldest| waiting(inner, *oldest)) {
+            match oldest {
                 Some(_) if excess == 0 => break,
                 Some(oldest) => {
                     Counters::bump(&inner.counters.tls_failures);
                     oldest.end(Reason::Tls(TlsError::TooManyHandshakes), End::Abrupt);
+                    self.evicted.set(self.evicted.get() + 1);
                     excess -= 1;
                 }
                 None => {}
@@ -130,22 +138,32 @@ impl Gate {
     }
 }
 
+/// A connection, if it is in its handshake.
+fn waiting(inner: &Inner, token: Token) -> Option<Transport> {
+    inner.transport(token).filter(|transport| {
+        let machine = transport.0.machine.borrow();
+        machine.is_open() && machine.tls().is_some_and(Tls::is_in_handshake)
+    })
+}
+
 /// The protocol of a connection that is in its handshake.
 struct Guard {
     gate: Rc<Gate>,
     peer: Peer,
+    is_evicted: bool,
 }
 
 impl Guard {
     fn new(gate: Rc<Gate>, peer: Peer) -> Self {
         gate.inside.set(gate.inside.get() + 1);
-        Self { gate, peer }
+        Self { gate, peer, is_evicted: false }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.gate.inside.set(self.gate.inside.get() - 1);
+        self.gate.evicted.set(self.gate.evicted.get() - usize::from(self.is_evicted));
         self.gate.end_if_unused();
     }
 }
@@ -197,6 +215,7 @@ impl Protocol for Guard {
 
     fn connection_lost(&mut self, transport: &Transport, reason: &Reason) {
         log::debug!("{}: lost in the handshake: {reason}", transport.peer_addr());
+        self.is_evicted = matches!(reason, Reason::Tls(TlsError::TooManyHandshakes));
         if let Some(attempt) = &self.gate.attempt {
             attempt.finish(Err(ConnectError::unsecured(&attempt.target, reason)));
         }

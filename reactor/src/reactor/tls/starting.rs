@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 
-use crate::core::outbox::Outbox;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::net::tls::Tls;
@@ -83,9 +82,9 @@ impl Transport {
     }
 
     pub(super) fn begin_tls_server(&self, server: &TlsServer) -> Result<(), Reason> {
-        self.begin_tls(|inner, before| {
+        self.begin_tls(|inner| {
             let limit = deadline(inner.read_clock(), server.handshake_timeout());
-            Ok(Tls::server(server.clone(), Some(limit), before))
+            Ok(Tls::server(server.clone(), Some(limit)))
         })
     }
 
@@ -96,15 +95,15 @@ impl Transport {
         name: ServerName<'static>,
         limit: Option<Instant>,
     ) -> Result<(), Reason> {
-        self.begin_tls(|inner, before| {
+        self.begin_tls(|inner| {
             let own = deadline(inner.read_clock(), client.handshake_timeout());
             let limit = limit.map_or(own, |limit| limit.min(own));
             let text = name.to_str().into();
-            Tls::client(client.session(name)?, text, Some(limit), before)
+            Tls::client(client.session(name)?, text, Some(limit))
         })
     }
 
-    fn begin_tls(&self, make: impl FnOnce(&Inner, Outbox) -> Result<Tls, TlsError>) -> Result<(), Reason> {
+    fn begin_tls(&self, make: impl FnOnce(&Inner) -> Result<Tls, TlsError>) -> Result<(), Reason> {
         let Some(inner) = self.inner() else { return Err(Reason::Shutdown) };
         let is_relayed = self.is_relayed();
         let begun = {
@@ -124,7 +123,7 @@ impl Transport {
                 // Nobody would say so again.
                 Err(TlsError::HandshakeEnded)
             } else {
-                machine.secure(|before| make(&inner, before))
+                make(&inner).map(|tls| machine.secure(tls))
             }
         };
         if let Err(error) = begun {
