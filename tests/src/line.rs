@@ -1,7 +1,7 @@
 //! What a [`Peer`](crate::Peer) talks through: its socket, and TLS on it in a world whose ports have TLS.
 //!
-//! TLS gives a peer no more room than the socket has: it takes one more record only when the last has left. What is
-//! left of that one leaves while the world [turns](crate::World::turn), as if the kernel had it.
+//! TLS gives a peer no more room than the socket has: it takes one more record only when the last has left.
+//! What is left of that one leaves while the world [turns](crate::World::turn), as if the kernel had it.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
@@ -40,7 +40,8 @@ impl World {
         self.secured.set(secured);
     }
 
-    /// `plain` bytes, or about the hundredth part of them with TLS: for tests that move so many that it takes a while.
+    /// `plain` bytes, or about the hundredth part of them with TLS: for tests that move so many that it takes
+    /// a while.
     #[must_use]
     pub fn volume(&self, plain: usize) -> usize {
         if self.is_secured() { plain / 100 } else { plain }

@@ -19,7 +19,8 @@ use twistor::tls::{TlsClient, TlsServer};
 /// The name that the server's certificate is for.
 pub const NAME: &str = "localhost";
 
-/// An authority made for one test. Its signatures are of one length each, so that nothing in a simulation depends on them.
+/// An authority made for one test. Its signatures are of one length each, so that nothing in a simulation
+/// depends on them.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     keys: &'static SignatureAlgorithm,
@@ -56,7 +57,8 @@ pub fn common() -> &'static Common {
     COMMON.get_or_init(|| {
         let authority = Authority::new();
         let mut server = authority.server_config();
-        // A peer that closes without having read its ticket would break the stream: that is not what tests are about.
+        // A peer that closes without having read its ticket would break the stream: that is not what tests
+        // are about.
         server.send_tls13_tickets = 0;
         let versions = if talks_old_version() { &[&version::TLS12][..] } else { ALL_VERSIONS };
         let (server, client) = (Arc::new(server), Arc::new(authority.client_config_of(versions)));

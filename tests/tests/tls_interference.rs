@@ -1,8 +1,8 @@
-//! Somebody between a client and a server with TLS changes, cuts, repeats or withholds what they send, at every place of
-//! a conversation, from the first byte of the handshake to the announced end.
+//! Somebody between a client and a server with TLS changes, cuts, repeats or withholds what they send, at
+//! every place of a conversation, from the first byte of the handshake to the announced end.
 //!
-//! Whatever that is, both reactors go on, no hook hears anything that the other side has not said, and no end looks
-//! complete that was not. In simulated time, for it is a conversation per place.
+//! Whatever that is, both reactors go on, no hook hears anything that the other side has not said, and no end
+//! looks complete that was not. In simulated time, for it is a conversation per place.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

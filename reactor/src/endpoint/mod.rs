@@ -2,9 +2,10 @@
 //! builder.
 //!
 //! A string becomes a [`ListenEndpoint`] or a [`ConnectEndpoint`], as does a builder ([`TcpListen`],
-//! [`TcpConnect`], [`UnixListen`], [`UnixConnect`]) or a plain [`SocketAddr`]; the traits [`IntoListenEndpoint`] and [`IntoConnectEndpoint`]
-//! let a function take any of them. Values are checked in that conversion, before the system is asked for
-//! anything: what comes out of it can only fail because of the machine it runs on.
+//! [`TcpConnect`], [`UnixListen`], [`UnixConnect`]) or a plain [`SocketAddr`]; the traits
+//! [`IntoListenEndpoint`] and [`IntoConnectEndpoint`] let a function take any of them. Values are checked in
+//! that conversion, before the system is asked for anything: what comes out of it can only fail because of
+//! the machine it runs on.
 //!
 //! ```
 //! use std::net::{Ipv4Addr, SocketAddr};
@@ -49,7 +50,8 @@
 //! Further kinds can be added: [`Handle::add_listen_kind`](crate::Handle::add_listen_kind),
 //! [`Handle::add_connect_kind`](crate::Handle::add_connect_kind).
 //!
-//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. The keywords of `tcp` and `tcp6`:
+//! Arguments can be given by keyword as well: `tcp:host=127.0.0.1:port=8000`. The keywords of `tcp` and
+//! `tcp6`:
 //!
 //! | keyword | value | to listen | to connect | without it |
 //! |---|---|---|---|---|
@@ -68,7 +70,8 @@
 //! | `send_buffer` | bytes, 1 to 2147483647 | yes | yes | the system's choice |
 //! | `bind_device` | the name of a network device | yes | yes | any |
 //!
-//! The kinds `ssl` and `tls` are the same, and need the feature `tls` of this crate. They take the keywords of `tcp` and:
+//! The kinds `ssl` and `tls` are the same, and need the feature `tls` of this crate. They take the keywords
+//! of `tcp` and:
 //!
 //! | keyword | value | to listen | to connect | without it |
 //! |---|---|---|---|---|
@@ -89,10 +92,11 @@
 //! | `roots` | the file of the roots to trust, in PEM | | yes | the system's |
 //! | `system_roots` | yes or no: trust the system's as well | | yes | no with `roots`, else yes |
 //!
-//! Files are read when the string becomes an endpoint; in their names, too, a colon or backslash needs a backslash in
-//! front, as in `C\:\\server.pem`. Servers are always verified: no keyword changes that. What the
-//! keywords do stands at the methods of `TlsServerBuilder` and `TlsClientBuilder` in the module `tls`. Each string makes
-//! a configuration of its own, with its own memory of sessions: parse one once if you connect often.
+//! Files are read when the string becomes an endpoint; in their names, too, a colon or backslash needs a
+//! backslash in front, as in `C\:\\server.pem`. Servers are always verified: no keyword changes that. What
+//! the keywords do stands at the methods of `TlsServerBuilder` and `TlsClientBuilder` in the module `tls`.
+//! Each string makes a configuration of its own, with its own memory of sessions: parse one once if you
+//! connect often.
 //!
 //! For datagrams there are endpoints of their own, [`DatagramEndpoint`] and [`DatagramConnectEndpoint`]:
 //!
@@ -660,8 +664,8 @@ pub trait IntoDatagramEndpoint {
     fn into_datagram_endpoint(self) -> Result<DatagramEndpoint, EndpointError>;
 }
 
-/// To whom a socket for datagrams can be connected: an endpoint, its builder, an endpoint string, or a [`SocketAddr`]
-/// (which means UDP).
+/// To whom a socket for datagrams can be connected: an endpoint, its builder, an endpoint string, or a
+/// [`SocketAddr`] (which means UDP).
 pub trait IntoDatagramConnectEndpoint {
     /// The endpoint, with all its values checked.
     ///

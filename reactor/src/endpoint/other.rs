@@ -17,11 +17,13 @@ const PIPE_FORM: Form = Form { args: &["number", "output"], keywords: &[], examp
 const ACTIVATED_FORM: Form = Form { args: &[], keywords: &["name", "index"], example: "systemd:name=http" };
 const STDIO_FORM: Form = Form { args: &[], keywords: &[], example: "stdio:" };
 
-/// A descriptor that the program was started with, by its number: a listening socket to listen on; a connected socket, a
-/// terminal, a pipe or a file to connect to. What is open for reading only, or for writing only, goes that way only.
+/// A descriptor that the program was started with, by its number: a listening socket to listen on; a
+/// connected socket, a terminal, a pipe or a file to connect to. What is open for reading only, or for
+/// writing only, goes that way only.
 ///
-/// It belongs to the reactor from then on, under another number. Descriptors that the program opened itself are refused:
-/// theirs is another owner. (They are told by being close-on-exec, as all are that the standard library opens.)
+/// It belongs to the reactor from then on, under another number. Descriptors that the program opened itself
+/// are refused: theirs is another owner. (They are told by being close-on-exec, as all are that the standard
+/// library opens.)
 ///
 /// ```
 /// use twistor::endpoint::{Inherited, ListenEndpoint};
@@ -62,8 +64,8 @@ impl fmt::Display for Inherited {
     }
 }
 
-/// A listening socket that the service manager opened for the program (systemd's socket activation; `LISTEN_FDS` in
-/// sd_listen_fds(3)).
+/// A listening socket that the service manager opened for the program (systemd's socket activation;
+/// `LISTEN_FDS` in sd_listen_fds(3)).
 ///
 /// ```
 /// use twistor::endpoint::{Activated, ListenEndpoint};
@@ -111,8 +113,9 @@ impl fmt::Display for Activated {
     }
 }
 
-/// A program to start and talk to through its standard input and output: the connection is a pair of sockets. What it
-/// says on its standard error goes where ours goes. It is not killed when the connection ends; it finds its input ended.
+/// A program to start and talk to through its standard input and output: the connection is a pair of sockets.
+/// What it says on its standard error goes where ours goes. It is not killed when the connection ends; it
+/// finds its input ended.
 ///
 /// ```
 /// use twistor::endpoint::{ConnectEndpoint, ProcessConnect};

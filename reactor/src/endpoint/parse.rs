@@ -290,7 +290,8 @@ fn not_an_address(text: &str) -> String {
 /// The longest name that the Domain Name System has (RFC 1035, section 2.3.4).
 const LONGEST_NAME: usize = 253;
 
-/// Refuses what can only be a mistake; what is left is for the resolver to judge. The complaint continues the name.
+/// Refuses what can only be a mistake; what is left is for the resolver to judge. The complaint continues the
+/// name.
 pub(super) fn check_host_name(text: &str) -> Result<(), String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let looks_like_an_address =

@@ -234,9 +234,9 @@ impl TcpConnect {
 
     /// Connects to a host by its name, or by its IP address as text.
     ///
-    /// A name is looked up when the attempt begins. If it has several addresses they are raced as RFC 8305 describes:
-    /// the families take turns, the next address is tried when one fails or is silent for 250 ms, and the first
-    /// connection is the one.
+    /// A name is looked up when the attempt begins. If it has several addresses they are raced as RFC 8305
+    /// describes: the families take turns, the next address is tried when one fails or is silent for 250 ms,
+    /// and the first connection is the one.
     ///
     /// ```
     /// use twistor::endpoint::TcpConnect;

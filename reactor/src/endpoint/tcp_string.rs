@@ -91,7 +91,8 @@ pub(super) fn listen_options(
     Ok(tcp)
 }
 
-/// The address of an endpoint with a port and perhaps an `interface`; `v4_kind` is what an IPv4 one is called.
+/// The address of an endpoint with a port and perhaps an `interface`; `v4_kind` is what an IPv4 one is
+/// called.
 pub(super) fn listen_address<'a>(
     endpoint: EndpointString<'a>,
     form: &'static Form,

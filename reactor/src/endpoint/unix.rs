@@ -10,8 +10,9 @@ use crate::driver::options::{UnixConnectSpec, UnixListenSpec, UnixOptions};
 
 /// A Unix socket to listen on.
 ///
-/// A socket file that is there already is replaced if nobody listens on it, as after a crash; a live one is an error, and
-/// a file that is no socket is never touched. When the port is stopped its file is removed, if it still is its own.
+/// A socket file that is there already is replaced if nobody listens on it, as after a crash; a live one is
+/// an error, and a file that is no socket is never touched. When the port is stopped its file is removed, if
+/// it still is its own.
 ///
 /// ```
 /// use twistor::endpoint::UnixListen;
@@ -22,8 +23,8 @@ use crate::driver::options::{UnixConnectSpec, UnixListenSpec, UnixOptions};
 ///
 /// # Portability
 ///
-/// Unix sockets are for Unix, [abstract names](Self::abstract_name) for Linux. Elsewhere listening fails with an error
-/// of kind [`Unsupported`](std::io::ErrorKind::Unsupported).
+/// Unix sockets are for Unix, [abstract names](Self::abstract_name) for Linux. Elsewhere listening fails with
+/// an error of kind [`Unsupported`](std::io::ErrorKind::Unsupported).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a builder does nothing until it is listened on"]
 pub struct UnixListen {
@@ -46,8 +47,8 @@ impl UnixListen {
         Self { spec: UnixListenSpec { address, mode: None, backlog: 1024, options: UnixOptions::default() } }
     }
 
-    /// The permission bits of the socket file: who may connect. Writing is what counts; `0o666` lets everybody, `0o660`
-    /// the group. By default the umask decides.
+    /// The permission bits of the socket file: who may connect. Writing is what counts; `0o666` lets
+    /// everybody, `0o660` the group. By default the umask decides.
     pub fn mode(mut self, mode: u32) -> Self {
         self.spec.mode = Some(mode);
         self
@@ -60,8 +61,9 @@ impl UnixListen {
         self
     }
 
-    /// Whether peers may pass descriptors, which [`Protocol::descriptor_received`](crate::Protocol::descriptor_received)
-    /// is given. Off by default: then the system closes what they pass.
+    /// Whether peers may pass descriptors, which
+    /// [`Protocol::descriptor_received`](crate::Protocol::descriptor_received) is given. Off by default: then
+    /// the system closes what they pass.
     pub fn descriptors(mut self, on: bool) -> Self {
         self.spec.options.descriptors = on;
         self
@@ -143,8 +145,8 @@ impl UnixConnect {
         Self { spec, timeout: Duration::from_secs(30) }
     }
 
-    /// The address to connect from. By default there is none: servers see an unnamed peer. The file of a path is left
-    /// behind.
+    /// The address to connect from. By default there is none: servers see an unnamed peer. The file of a path
+    /// is left behind.
     pub fn local_addr(mut self, address: UnixAddress) -> Self {
         self.spec.local_address = Some(address);
         self
@@ -157,8 +159,8 @@ impl UnixConnect {
     }
 
     /// Whether the peer may pass descriptors, which
-    /// [`Protocol::descriptor_received`](crate::Protocol::descriptor_received) is given. Off by default: then the system
-    /// closes what it passes.
+    /// [`Protocol::descriptor_received`](crate::Protocol::descriptor_received) is given. Off by default: then
+    /// the system closes what it passes.
     pub fn descriptors(mut self, on: bool) -> Self {
         self.spec.options.descriptors = on;
         self
@@ -211,7 +213,8 @@ impl UnixConnect {
     }
 }
 
-/// The shortest limit there is among systems is not the same everywhere; the system's own is told when it is met.
+/// The shortest limit there is among systems is not the same everywhere; the system's own is told when it is
+/// met.
 pub(super) fn check_address(address: &UnixAddress) -> Result<(), String> {
     let is_empty = address.path().is_some_and(|path| path.as_os_str().is_empty());
     if address.is_unnamed() || is_empty {

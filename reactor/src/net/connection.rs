@@ -1,10 +1,10 @@
 //! A connection as a state machine: what may be read, written, flushed, ended, and what to do next.
 //!
-//! The reactor reports what happened ([`received`](Connection::count_received), [`flushed`](Connection::sent),
-//! [`peer_ended`](Connection::peer_ended), …), the user's calls say what is wanted
-//! ([`write`](Connection::write), [`lose`](Connection::lose_connection), …), and after either the reactor does what
-//! [`step`](Connection::step) says until it says [`Step::Rest`]. There is one way out, [`Phase::Lost`], and it is
-//! final.
+//! The reactor reports what happened ([`received`](Connection::count_received),
+//! [`flushed`](Connection::sent), [`peer_ended`](Connection::peer_ended), …), the user's calls say what is
+//! wanted ([`write`](Connection::write), [`lose`](Connection::lose_connection), …), and after either the
+//! reactor does what [`step`](Connection::step) says until it says [`Step::Rest`]. There is one way out,
+//! [`Phase::Lost`], and it is final.
 
 use std::collections::VecDeque;
 #[cfg(feature = "tls")]
@@ -29,7 +29,8 @@ use crate::core::wheel::TimerId;
 pub(crate) enum Phase {
     /// In use.
     Open,
-    /// We are leaving: the outbox is flushed, then our side ended, then the peer's input discarded until it ends.
+    /// We are leaving: the outbox is flushed, then our side ended, then the peer's input discarded until it
+    /// ends.
     Closing,
     /// Over. What is left to do is to close the descriptor and say so.
     Lost,
@@ -116,7 +117,8 @@ pub(crate) enum Crossing {
 pub(crate) enum Room {
     /// So many bytes reach the high mark; none when it is reached just so.
     Bytes(usize),
-    /// The queue stands above the high mark, and it is not decided yet whether the protocol will hear of that.
+    /// The queue stands above the high mark, and it is not decided yet whether the protocol will hear of
+    /// that.
     Full,
     /// The protocol was told of the high mark, and will be told of the low one.
     Paused,
@@ -146,7 +148,8 @@ pub(crate) struct Rare {
     unread_bytes: usize,
     /// Of the ending that is under way, or of the loss.
     reason: Option<Reason>,
-    /// The reason that another took the place of: its error is a user's value, to be dropped with nothing borrowed.
+    /// The reason that another took the place of: its error is a user's value, to be dropped with nothing
+    /// borrowed.
     superseded: Option<Reason>,
     watch: Option<Watch>,
     /// Since when a closing connection waits for its peer.
@@ -233,8 +236,8 @@ impl Connection {
         self.peace = self.modes == Modes::PEACE && self.rare.is_none();
     }
 
-    /// Whether the connection just flows: input goes straight to the protocol, output straight to the kernel, and
-    /// nothing else is to be thought of. The usual case, and the one that has to be fast.
+    /// Whether the connection just flows: input goes straight to the protocol, output straight to the kernel,
+    /// and nothing else is to be thought of. The usual case, and the one that has to be fast.
     #[inline]
     pub(crate) fn is_at_peace(&self) -> bool {
         self.peace
@@ -340,7 +343,8 @@ impl Connection {
         Ok(sealed)
     }
 
-    /// Whether the connection just flows behind its filter: as one [at peace](Self::is_at_peace) does without.
+    /// Whether the connection just flows behind its filter: as one [at peace](Self::is_at_peace) does
+    /// without.
     #[cfg(feature = "tls")]
     pub(crate) fn flows_sealed(&self) -> bool {
         let Some(rare) = self.rare.as_deref().filter(|_| self.modes == Modes::PEACE) else { return false };
@@ -349,7 +353,8 @@ impl Connection {
             && rare.tls.as_ref().is_some_and(|tls| tls.takes_output())
     }
 
-    /// Whether the loss by an end that was not announced is due. A stream whose sending failed did not end, it broke.
+    /// Whether the loss by an end that was not announced is due. A stream whose sending failed did not end,
+    /// it broke.
     #[cfg(feature = "tls")]
     pub(crate) fn is_truncated(&self) -> bool {
         self.modes.peer_end == PeerEnd::Seen
@@ -449,7 +454,8 @@ impl Connection {
         }
     }
 
-    /// Whether our end has to wait for a handshake: for what is to be sent before, or because the peer may go on.
+    /// Whether our end has to wait for a handshake: for what is to be sent before, or because the peer may go
+    /// on.
     pub(crate) fn is_secured_later(&self) -> bool {
         let closing = self.modes.phase == Phase::Closing;
         self.tls().is_some_and(|tls| tls.is_in_handshake() && !(closing && self.outbox.is_empty()))
@@ -464,8 +470,9 @@ impl Connection {
         Step::Lose(reason.unwrap_or(Reason::Closed), End::Orderly)
     }
 
-    /// The connection is over. The first call counts, and so does the reason of an ending under way: a peer that
-    /// breaks off a connection which we were giving up for a reason of our own does not change that reason.
+    /// The connection is over. The first call counts, and so does the reason of an ending under way: a peer
+    /// that breaks off a connection which we were giving up for a reason of our own does not change that
+    /// reason.
     pub(crate) fn lose(&mut self, reason: Reason, end: End, pool: &Pool) {
         if self.modes.phase == Phase::Lost {
             return;
@@ -744,8 +751,8 @@ impl Connection {
         }
     }
 
-    /// Whether `length` bytes could go to the kernel as they are: nothing stands before them, and they are within the
-    /// limits.
+    /// Whether `length` bytes could go to the kernel as they are: nothing stands before them, and they are
+    /// within the limits.
     pub(crate) fn may_send_at_once(&self, length: usize, pool: &Pool) -> bool {
         self.takes_output()
             && self.outbox.is_empty()
@@ -984,6 +991,18 @@ impl Connection {
             return Some((reason.unwrap_or(Reason::Closed), End::Orderly));
         }
         Some((Reason::LingerTimeout, End::Abrupt))
+    }
+
+    /// Why a closing connection is closing, if there is a reason of its own.
+    #[cfg(feature = "tls")]
+    pub(crate) fn closing_reason(&self) -> Option<Reason> {
+        self.rare.as_ref().and_then(|rare| rare.reason.clone())
+    }
+
+    /// The peer is not wanted: it is not waited for as long as others.
+    #[cfg(feature = "tls")]
+    pub(crate) fn shorten_linger(&mut self) {
+        self.rare().short_linger = true;
     }
 
     /// How a closing connection ends whose peer sent more than anybody wants to discard.

@@ -1,10 +1,11 @@
-//! TLS as a filter of a connection: sealed bytes on the side of the network, plain ones on the side of the protocol.
+//! TLS as a filter of a connection: sealed bytes on the side of the network, plain ones on the side of the
+//! protocol.
 //!
-//! A sans-I/O machine around rustls. Input goes through [`Tls::open`], which hands out one step at a time (a record
-//! that was opened, the end of the handshake, the end of the peer's stream), so that between two records anybody may
-//! pause or close. Output stays plain in the connection's outbox until it is about to leave: then [`Tls::seal`] makes
-//! records of it, which stand in [`Tls::wire`] until the kernel has taken them. What the connection had written before
-//! TLS began leaves first, as it is.
+//! A sans-I/O machine around rustls. Input goes through [`Tls::open`], which hands out one step at a time (a
+//! record that was opened, the end of the handshake, the end of the peer's stream), so that between two
+//! records anybody may pause or close. Output stays plain in the connection's outbox until it is about to
+//! leave: then [`Tls::seal`] makes records of it, which stand in [`Tls::wire`] until the kernel has taken
+//! them. What the connection had written before TLS began leaves first, as it is.
 //!
 //! No memory is kept for a connection at rest but what rustls needs: buffers are lent by the reactor,
 //! and only an incomplete record or sealed output that the kernel does not take stays here.
@@ -24,7 +25,8 @@ use crate::tls::{ServerNameTap, TlsInfo, TlsServer};
 
 /// Plain bytes in a full record (RFC 8446, section 5.1).
 const FULL_RECORD: usize = 16 * 1024;
-/// Plain bytes in an early record: sealed, it fits into one segment, so that the peer can open it when that has come.
+/// Plain bytes in an early record: sealed, it fits into one segment, so that the peer can open it when that
+/// has come.
 const EARLY_RECORD: usize = 1350;
 /// So many bytes of a connection are sent in early records.
 const EARLY_BYTES: u64 = 16 * 1024;
@@ -87,13 +89,15 @@ pub(crate) struct Tls {
     was_secured: bool,
     /// When the handshake has to be complete.
     deadline: Option<Instant>,
-    /// Sealed input that was looked at and is incomplete. rustls may know the places of parts of a message in it, and has to
-    /// be shown it whenever it is asked for anything. (While a handshake waits for its turn: input that was not looked at.)
+    /// Sealed input that was looked at and is incomplete. rustls may know the places of parts of a message in
+    /// it, and has to be shown it whenever it is asked for anything. (While a handshake waits for its turn:
+    /// input that was not looked at.)
     input: Vec<u8>,
     awaits_turn: bool,
     /// What came with the end of the handshake and was not handed out yet.
     behind_handshake: Option<Opened>,
-    /// Input is being opened: what is answered to its records leaves together, and with what rustls itself has to say.
+    /// Input is being opened: what is answered to its records leaves together, and with what rustls itself
+    /// has to say.
     is_opening: bool,
     /// The stream has ended without an announcement.
     is_cut_off: bool,
@@ -109,7 +113,8 @@ pub(crate) struct Tls {
     server_name: Option<Box<str>>,
 }
 
-/// Sealed bytes that wait for the kernel. The memory behind `end` is initialised as well, so that it is only done once.
+/// Sealed bytes that wait for the kernel. The memory behind `end` is initialised as well, so that it is only
+/// done once.
 #[derive(Default)]
 struct Wire {
     bytes: Vec<u8>,
@@ -147,7 +152,8 @@ trait Records {
 
     fn process<'c, 'i>(&'c mut self, input: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// Whether there is a message to be sent: if so, [`process`](Self::process) hands that out and looks at no input.
+    /// Whether there is a message to be sent: if so, [`process`](Self::process) hands that out and looks at
+    /// no input.
     fn has_message(&self) -> bool;
 }
 
@@ -367,8 +373,14 @@ impl Tls {
         if let Session::Waiting(server) = &self.session
             && !opening.input.is_empty()
         {
-            let (session, tap) = server.session()?;
-            self.session = Session::Server(Box::new(session), tap);
+            match server.session() {
+                Ok((session, tap)) => self.session = Session::Server(Box::new(session), tap),
+                Err(error) => {
+                    self.stage = Stage::Failed;
+                    self.deadline = None;
+                    return Err(error.into());
+                }
+            }
         }
         Ok(())
     }
@@ -433,8 +445,8 @@ impl Tls {
         Opened::Failed(rustls::Error::General("it panicked".to_owned()).into())
     }
 
-    /// Keeps what was not opened, if it `is_wanted`, and lets output leave again. What is not wanted was not looked at
-    /// either, and must not be in the way of output: it may be anything.
+    /// Keeps what was not opened, if it `is_wanted`, and lets output leave again. What is not wanted was not
+    /// looked at either, and must not be in the way of output: it may be anything.
     pub(crate) fn end(&mut self, opening: &mut Opening, is_wanted: bool) {
         self.is_opening = false;
         if self.stage != Stage::Failed && is_wanted {
@@ -514,7 +526,8 @@ impl Tls {
         &self.wire.bytes[self.wire.start..self.wire.end]
     }
 
-    /// The kernel took `count` sealed bytes. What was sealed in one go counts as sent when the last of it was.
+    /// The kernel took `count` sealed bytes. What was sealed in one go counts as sent when the last of it
+    /// was.
     pub(crate) fn wire_sent(&mut self, count: usize, pool: &Pool) {
         self.wire.start += count;
         if self.wire.is_empty() {

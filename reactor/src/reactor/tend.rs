@@ -85,7 +85,8 @@ impl Inner {
                     Step::Flush => {
                         let before = machine.pending();
                         let result = self.flush(link, &mut machine);
-                        let sent = before - machine.pending();
+                        // More than before, if sealing has failed half-way.
+                        let sent = before.saturating_sub(machine.pending());
                         match result {
                             Ok(outcome) => machine.sent(sent, outcome == Sent::Blocked, || self.now()),
                             Err(error) if ends_the_stream(error.kind()) => {

@@ -1,5 +1,5 @@
-//! TLS on the connections of a reactor: input and output pass its [filter](crate::net::tls), handshakes take turns, and a
-//! port or an attempt to connect gives a connection its protocol only when it is secure.
+//! TLS on the connections of a reactor: input and output pass its [filter](crate::net::tls), handshakes take
+//! turns, and a port or an attempt to connect gives a connection its protocol only when it is secure.
 
 mod gate;
 mod starting;
@@ -78,7 +78,8 @@ impl Inner {
         is_free
     }
 
-    /// No handshake waits any more: the connections are gone, and so is the call that would have gone on with them.
+    /// No handshake waits any more: the connections are gone, and so is the call that would have gone on with
+    /// them.
     pub(super) fn forget_waiting(&self) {
         self.tls.waiting.borrow_mut().clear();
     }
@@ -120,8 +121,8 @@ impl Inner {
         });
     }
 
-    /// Opens what has come, and hands it to whom it concerns, record by record: between two of them anybody may pause,
-    /// close, or switch.
+    /// Opens what has come, and hands it to whom it concerns, record by record: between two of them anybody
+    /// may pause, close, or switch.
     fn open_records(&self, transport: &Transport, data: &[u8]) {
         let link = &*transport.0;
         let mut opening = self.tls.opening.take();
@@ -171,8 +172,8 @@ impl Inner {
         }
     }
 
-    /// Plain bytes for the protocol. A connection that just flows is not tended behind each record, but once behind all
-    /// that came with it: true if that is still to be done.
+    /// Plain bytes for the protocol. A connection that just flows is not tended behind each record, but once
+    /// behind all that came with it: true if that is still to be done.
     fn received_opened(&self, transport: &Transport, plain: &[u8]) -> bool {
         let link = &*transport.0;
         link.machine.borrow_mut().count_opened(plain.len());
@@ -192,7 +193,8 @@ impl Inner {
         false
     }
 
-    /// Whether nothing stands between a connection's filter and its protocol, nor between its output and the kernel.
+    /// Whether nothing stands between a connection's filter and its protocol, nor between its output and the
+    /// kernel.
     fn flows_sealed(&self, link: &Link) -> bool {
         link.machine.borrow().flows_sealed() && link.extra.borrow().is_none()
     }
@@ -206,7 +208,7 @@ impl Inner {
         let before = machine.pending();
         // What goes wrong is found out anew where every case has its place.
         let Ok(outcome) = self.flush_sealed(link, &mut machine) else { return false };
-        let sent = before - machine.pending();
+        let sent = before.saturating_sub(machine.pending());
         machine.sent(sent, outcome == Sent::Blocked, || self.now());
         outcome == Sent::All && !link.pool().has_spent()
     }
@@ -237,16 +239,14 @@ impl Inner {
         transport.0.machine.borrow_mut().tls_failed(Reason::Tls(error), now, transport.pool());
     }
 
-    /// The stream may have ended in the middle of a handshake. If sending has failed, it did not end, it broke.
+    /// The stream may have ended in the middle of a handshake. If sending has failed, it did not end, it
+    /// broke.
     pub(super) fn end_broken_handshake(&self, transport: &Transport) {
         let mut machine = transport.0.machine.borrow_mut();
         if machine.phase() != Phase::Lost && machine.is_secured_later() && !machine.sending_has_failed() {
             Counters::bump(&self.counters.tls_failures);
             // Who was leaving for a reason keeps it.
-            let reason = match machine.discarded_enough().0 {
-                Reason::Closed => Reason::Tls(TlsError::HandshakeEnded),
-                own => own,
-            };
+            let reason = machine.closing_reason().unwrap_or(Reason::Tls(TlsError::HandshakeEnded));
             machine.lose(reason, End::Orderly, transport.pool());
         }
     }
@@ -255,7 +255,8 @@ impl Inner {
     pub(super) fn end_late_handshake(&self, machine: &mut Machine, now: Instant, pool: &Pool) {
         if machine.handshake_passed(now) {
             Counters::bump(&self.counters.tls_failures);
-            machine.lose(Reason::Tls(TlsError::HandshakeTimeout), End::Abrupt, pool);
+            let reason = machine.closing_reason().unwrap_or(Reason::Tls(TlsError::HandshakeTimeout));
+            machine.lose(reason, End::Abrupt, pool);
         }
     }
 

@@ -1,7 +1,7 @@
 //! [`Transport`]: what a protocol holds of its connection.
 //!
-//! Every method only edits state: it queues bytes, sets flags and asks for attention. The pass does the rest, so
-//! that a method never calls a hook and can be called from any of them.
+//! Every method only edits state: it queues bytes, sets flags and asks for attention. The pass does the rest,
+//! so that a method never calls a hook and can be called from any of them.
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
@@ -43,9 +43,9 @@ use crate::reactor::typed::Connection;
 
 /// A connection, as its protocol sees it: write to it, pause it, end it, ask about it.
 ///
-/// A `Transport` is a cheap handle on the connection's state. Hooks are lent one; a clone can be kept to write
-/// from elsewhere, and changes nothing by being dropped. After the connection is lost every method still works
-/// and does nothing; the addresses stay readable.
+/// A `Transport` is a cheap handle on the connection's state. Hooks are lent one; a clone can be kept to
+/// write from elsewhere, and changes nothing by being dropped. After the connection is lost every method
+/// still works and does nothing; the addresses stay readable.
 ///
 /// What is written in a hook of the connection itself goes out when the hook returns; what is written from
 /// elsewhere goes out at the end of the pass. No method ever calls a hook.
@@ -60,8 +60,8 @@ pub(crate) struct Link {
     ends: Ends,
     pub(crate) machine: RefCell<Machine>,
     pub(crate) extra: RefCell<Option<Box<Extra>>>,
-    /// Only the dispatcher touches it; empty while one of its hooks runs, and after the loss. (A protocol that
-    /// keeps its own transport makes a cycle, which the loss breaks.)
+    /// Only the dispatcher touches it; empty while one of its hooks runs, and after the loss. (A protocol
+    /// that keeps its own transport makes a cycle, which the loss breaks.)
     pub(crate) protocol: Cell<Option<Box<dyn Protocol>>>,
     pub(crate) protocol_type: Cell<TypeId>,
     /// The reactor will look after it without being asked: a hook of its own runs, or it is on the list.
@@ -105,8 +105,9 @@ impl Extra {
     }
 }
 
-/// A write of at least this many bytes in a hook of the connection itself is offered to the kernel at once, not when
-/// the hook returns: to copy it first would cost more than a system call that other writes could share.
+/// A write of at least this many bytes in a hook of the connection itself is offered to the kernel at once,
+/// not when the hook returns: to copy it first would cost more than a system call that other writes could
+/// share.
 pub(crate) const AT_ONCE_FROM: usize = 32 * 1024;
 
 impl Link {
@@ -203,8 +204,8 @@ impl Transport {
 
     // Writing.
 
-    /// Queues a copy of `data`. Dropped when the connection is closing or lost. In a hook of the connection itself a
-    /// large `data` is not copied as far as the kernel takes it at once.
+    /// Queues a copy of `data`. Dropped when the connection is closing or lost. In a hook of the connection
+    /// itself a large `data` is not copied as far as the kernel takes it at once.
     ///
     /// When more than the write limit is queued already, the connection is aborted with
     /// [`Reason::WriteLimit`]: its peer does not read.
@@ -279,11 +280,12 @@ impl Transport {
         fits
     }
 
-    /// Queues a range of bytes of `file`, in order with what else is written, and tells when the kernel has taken
-    /// it. Files do not count towards marks and limits: they cost no memory.
+    /// Queues a range of bytes of `file`, in order with what else is written, and tells when the kernel has
+    /// taken it. Files do not count towards marks and limits: they cost no memory.
     ///
-    /// A file that turns out shorter than the range ends the connection with [`Reason::Failed`], because the peer
-    /// was promised more. An error that nobody takes is logged at the level debug only: `connection_lost` tells it.
+    /// A file that turns out shorter than the range ends the connection with [`Reason::Failed`], because the
+    /// peer was promised more. An error that nobody takes is logged at the level debug only:
+    /// `connection_lost` tells it.
     #[track_caller]
     pub fn send_file(&self, file: File, range: Range<u64>) -> Deferred<(), Reason> {
         // Offsets are signed for the kernel; what is asked for beyond is missing from every file.
@@ -294,9 +296,9 @@ impl Transport {
         self.flushed()
     }
 
-    /// Queues a copy of `data` with a descriptor on its first byte: the peer's process gets a duplicate of it, before
-    /// the bytes. Both ends have to be Unix sockets, and the peer has to
-    /// [ask for descriptors](crate::endpoint::UnixConnect::descriptors).
+    /// Queues a copy of `data` with a descriptor on its first byte: the peer's process gets a duplicate of
+    /// it, before the bytes. Both ends have to be Unix sockets, and the peer has to [ask for
+    /// descriptors](crate::endpoint::UnixConnect::descriptors).
     ///
     /// ```no_run
     /// # use std::fs::File;
@@ -329,8 +331,8 @@ impl Transport {
         Ok(())
     }
 
-    /// Who is at the other end, as the kernel vouches for it: the process that connected, or that listens, as it was
-    /// when it did so.
+    /// Who is at the other end, as the kernel vouches for it: the process that connected, or that listens, as
+    /// it was when it did so.
     ///
     /// # Errors
     ///
@@ -340,8 +342,8 @@ impl Transport {
         self.0.handle.alive()?.driver.borrow_mut().peer_credentials(self.0.token)
     }
 
-    /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss. An error that
-    /// nobody takes is logged at the level debug only: `connection_lost` tells it.
+    /// Fires when the kernel has taken all that is queued so far, or fails with the reason of the loss. An
+    /// error that nobody takes is logged at the level debug only: `connection_lost` tells it.
     #[track_caller]
     pub fn flushed(&self) -> Deferred<(), Reason> {
         let (resolver, deferred) = Deferred::new(&self.0.handle);
@@ -397,7 +399,8 @@ impl Transport {
 
     // Reading.
 
-    /// Stops input at once: no `data_received` until [`resume_reading`](Self::resume_reading). Nothing is lost.
+    /// Stops input at once: no `data_received` until [`resume_reading`](Self::resume_reading). Nothing is
+    /// lost.
     pub fn pause_reading(&self) {
         self.0.machine.borrow_mut().pause_reading();
         self.update_interest();
@@ -417,14 +420,13 @@ impl Transport {
         self.0.machine.borrow().is_reading()
     }
 
-    /// Gives back bytes that the protocol cannot use yet: they are delivered again, before anything newer, in a
-    /// later call of `data_received`, and never while reading is paused.
+    /// Gives back bytes that the protocol cannot use yet: they are delivered again, before anything newer, in
+    /// a later call of `data_received`, and never while reading is paused.
     ///
     /// This is for a protocol that pauses in the middle of a chunk, or hands the connection over with
-    /// [`switch_protocol`](Self::switch_protocol). Bytes of an incomplete message are better kept: given back,
-    /// they return in the very next pass. Of several calls in one hook, what was given back last comes first. More
-    /// than the unread limit (1 MiB) ends the connection with
-    /// [`Reason::Failed`].
+    /// [`switch_protocol`](Self::switch_protocol). Bytes of an incomplete message are better kept: given
+    /// back, they return in the very next pass. Of several calls in one hook, what was given back last comes
+    /// first. More than the unread limit (1 MiB) ends the connection with [`Reason::Failed`].
     pub fn unread(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         let limit = self.inner().map_or(0, |inner| inner.config.unread_limit);
@@ -450,8 +452,9 @@ impl Transport {
 
     // Ending.
 
-    /// Flushes what is written, ends our side, and waits for the peer to end its own: the peer gets all bytes and
-    /// a clean end. The loss says [`Reason::Closed`]. How long a peer may take is the reactor's linger time-out.
+    /// Flushes what is written, ends our side, and waits for the peer to end its own: the peer gets all bytes
+    /// and a clean end. The loss says [`Reason::Closed`]. How long a peer may take is the reactor's linger
+    /// time-out.
     pub fn lose_connection(&self) {
         self.leave(None);
     }
@@ -504,8 +507,9 @@ impl Transport {
 
     // Handing over.
 
-    /// Replaces the protocol when the current hook returns, or, called from elsewhere, before this connection's
-    /// next hook. Bytes given back go to the new one, which gets `connection_made`; the old one is dropped.
+    /// Replaces the protocol when the current hook returns, or, called from elsewhere, before this
+    /// connection's next hook. Bytes given back go to the new one, which gets `connection_made`; the old one
+    /// is dropped.
     pub fn switch_protocol(&self, protocol: impl Protocol) {
         self.switch_boxed(Box::new(protocol));
     }
@@ -521,8 +525,8 @@ impl Transport {
         drop(previous);
     }
 
-    /// Whether a protocol waits to be switched to, or TLS is about to begin: the current protocol gets nothing more of
-    /// what has come, and a layer that cuts a chunk into messages gives the rest back.
+    /// Whether a protocol waits to be switched to, or TLS is about to begin: the current protocol gets
+    /// nothing more of what has come, and a layer that cuts a chunk into messages gives the rest back.
     #[must_use]
     pub fn is_switching(&self) -> bool {
         if self.0.machine.borrow().tls().is_some_and(Tls::is_in_handshake) {
@@ -531,11 +535,11 @@ impl Transport {
         self.0.extra.borrow().as_ref().is_some_and(|extra| extra.switch.is_some())
     }
 
-    /// Relays everything that arrives here to `target`, with back-pressure, until the peer finishes; then ends
-    /// the target's write side. A source that was paused has to be resumed. While it runs, `data_received` and
-    /// `eof_received` of this connection are not called. The loss of either ends both. The outcome is the number of bytes
-    /// relayed, or why it broke off; that is logged at the level debug only if nobody takes it, because `connection_lost`
-    /// tells it.
+    /// Relays everything that arrives here to `target`, with back-pressure, until the peer finishes; then
+    /// ends the target's write side. A source that was paused has to be resumed. While it runs,
+    /// `data_received` and `eof_received` of this connection are not called. The loss of either ends both.
+    /// The outcome is the number of bytes relayed, or why it broke off; that is logged at the level debug
+    /// only if nobody takes it, because `connection_lost` tells it.
     ///
     /// Between sockets on Linux the bytes stay in the kernel (`splice`). A proxy pipes both ways.
     #[track_caller]
@@ -553,8 +557,8 @@ impl Transport {
 
     // Limits and time-outs.
 
-    /// Sets the high and the low mark of this connection. They are compared with the queue at once, at the end
-    /// of the pass.
+    /// Sets the high and the low mark of this connection. They are compared with the queue at once, at the
+    /// end of the pass.
     pub fn set_watermarks(&self, high: usize, low: usize) {
         self.0.machine.borrow_mut().set_marks(high, low);
         self.attend();
@@ -644,7 +648,8 @@ impl Transport {
         self.0.machine.borrow().queued()
     }
 
-    /// Whether the connection is closing or lost: writes are dropped and no hook but `connection_lost` follows.
+    /// Whether the connection is closing or lost: writes are dropped and no hook but `connection_lost`
+    /// follows.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         !self.0.machine.borrow().is_open()
@@ -660,16 +665,16 @@ impl Transport {
 
     // Back into the protocol.
 
-    /// The connection with its protocol's type, to [post](Connection::post) to it; `None` if it is another type
-    /// or the connection has ended.
+    /// The connection with its protocol's type, to [post](Connection::post) to it; `None` if it is another
+    /// type or the connection has ended.
     #[must_use]
     pub fn connection<P: Protocol>(&self) -> Option<Connection<P>> {
         let is_that = self.0.protocol_type.get() == TypeId::of::<P>() && !self.is_closing();
         is_that.then(|| Connection::new(self.clone()))
     }
 
-    /// Calls `f` with the protocol after a while. Ends with the connection; dropped and counted when the protocol
-    /// has another type by then.
+    /// Calls `f` with the protocol after a while. Ends with the connection; dropped and counted when the
+    /// protocol has another type by then.
     pub fn call_later<P: Protocol>(
         &self,
         after: Duration,
@@ -751,7 +756,8 @@ impl Transport {
         self.0.machine.borrow().room(&self.0.pool)
     }
 
-    /// Queues a copy of a little `data` if all of it stays below the high mark and nothing is out of the ordinary.
+    /// Queues a copy of a little `data` if all of it stays below the high mark and nothing is out of the
+    /// ordinary.
     #[inline]
     pub(crate) fn write_below_mark(&self, data: &[u8]) -> bool {
         let fits = {
@@ -793,7 +799,8 @@ impl Transport {
         }
     }
 
-    /// Sends of a large `data` what the kernel takes at once, if nothing is queued before it; how much that was.
+    /// Sends of a large `data` what the kernel takes at once, if nothing is queued before it; how much that
+    /// was.
     pub(crate) fn send_at_once(&self, data: &[u8]) -> usize {
         let Some(inner) = self.inner() else { return 0 };
         let sent = inner.send_at_once(self, data);

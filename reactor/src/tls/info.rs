@@ -75,7 +75,7 @@ impl TlsInfo {
         };
         Some(Self {
             version,
-            cipher_suite: state.negotiated_cipher_suite()?.suite().as_str()?,
+            cipher_suite: state.negotiated_cipher_suite()?.suite().as_str().unwrap_or("unknown"),
             alpn: state.alpn_protocol().map(<[u8]>::to_vec),
             server_name: server_name.map(str::to_owned),
             peer_certificates: state.peer_certificates().map(<[_]>::to_vec).unwrap_or_default(),

@@ -227,8 +227,8 @@ impl Identity {
     }
 }
 
-/// What peers may have against a certificate, as far as it can be seen from here; it continues the name of the
-/// certificate.
+/// What peers may have against a certificate, as far as it can be seen from here; it continues the name of
+/// the certificate.
 fn doubt(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
     let parsed = webpki::EndEntityCert::try_from(certificate).ok()?;
     // Without any root the answer is always an error, but the certificate itself is looked at first.

@@ -26,8 +26,8 @@ const FEATURED: [&str; 7] = [
     "https_get",
 ];
 
-/// Builds the examples, once, and finds one. Those that need features are built by themselves, with all of them: the
-/// rest has to be what a user gets, without.
+/// Builds the examples, once, and finds one. Those that need features are built by themselves, with all of
+/// them: the rest has to be what a user gets, without.
 pub(crate) fn example(name: &str) -> PathBuf {
     static PLAIN: OnceLock<Vec<PathBuf>> = OnceLock::new();
     static WITH_FEATURES: OnceLock<Vec<PathBuf>> = OnceLock::new();

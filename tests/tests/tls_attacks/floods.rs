@@ -1,5 +1,5 @@
-//! Much of something that costs the sender little: handshakes that are begun and left, alerts, empty records, new keys,
-//! session tickets.
+//! Much of something that costs the sender little: handshakes that are begun and left, alerts, empty records,
+//! new keys, session tickets.
 
 use std::time::{Duration, Instant};
 

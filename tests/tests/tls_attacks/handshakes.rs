@@ -13,8 +13,8 @@ use super::support::{
 
 const PROTOCOL_VERSION: u8 = 70;
 
-/// Passes everything on between a client and the port until nothing moves; `change` is what becomes of what the client
-/// sends.
+/// Passes everything on between a client and the port until nothing moves; `change` is what becomes of what
+/// the client sends.
 fn pass_on(site: &Site, client: &mut Other<'_>, mut change: impl FnMut(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
     let mut heard = Vec::new();
     for _ in 0..60 {

@@ -1,5 +1,5 @@
-//! What may be done to a connection with TLS by somebody who means harm: each time nothing crashes, nothing leaks,
-//! nothing that was not vouched for reaches a protocol, and others are served meanwhile. ‡
+//! What may be done to a connection with TLS by somebody who means harm: each time nothing crashes, nothing
+//! leaks, nothing that was not vouched for reaches a protocol, and others are served meanwhile. ‡
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected here is a failed test")]
 

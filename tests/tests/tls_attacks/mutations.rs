@@ -1,6 +1,6 @@
-//! Handshakes with a mistake in them: bits flipped, bytes left out, put in, repeated, or the rest cut off, in every
-//! place and both directions. Whatever it is: nothing crashes, nothing leaks, and what a protocol gets is what its peer
-//! has said.
+//! Handshakes with a mistake in them: bits flipped, bytes left out, put in, repeated, or the rest cut off, in
+//! every place and both directions. Whatever it is: nothing crashes, nothing leaks, and what a protocol gets
+//! is what its peer has said.
 //!
 //! `TWISTOR_TLS_MUTATIONS` is how many of each kind there are.
 
@@ -104,8 +104,8 @@ impl Line {
     }
 }
 
-/// Passes everything on between twistor and the other end until nothing moves any more. Returns how much went to twistor
-/// and from it.
+/// Passes everything on between twistor and the other end until nothing moves any more. Returns how much went
+/// to twistor and from it.
 fn converse(
     world: &twistor_tests::World,
     other: &mut Other<'_>,

@@ -255,7 +255,8 @@ impl Dial {
     }
 }
 
-/// The other end of a connection with TLS, which keeps to the rules as long as the test does not make it break them.
+/// The other end of a connection with TLS, which keeps to the rules as long as the test does not make it
+/// break them.
 pub(crate) struct Other<'w> {
     world: &'w World,
     pub(crate) peer: Peer<'w>,

@@ -1,5 +1,5 @@
-//! Others who speak TLS: OpenSSL, GnuTLS, curl and Python, each as a client of our port and, where it can, as the server
-//! of our client, in both versions of the protocol. ‡
+//! Others who speak TLS: OpenSSL, GnuTLS, curl and Python, each as a client of our port and, where it can, as
+//! the server of our client, in both versions of the protocol. ‡
 //!
 //! A test of a program that is not on the machine says so and passes.
 

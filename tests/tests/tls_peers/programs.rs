@@ -1,5 +1,5 @@
-//! How the programs are told what to do. All of them pass on what they read to the other end, and print what comes from
-//! there.
+//! How the programs are told what to do. All of them pass on what they read to the other end, and print what
+//! comes from there.
 
 use std::process::{Command, Stdio};
 

@@ -1,5 +1,5 @@
-//! TLS that begins in the middle of a stream of lines, with Python at the other end, or a program that knows such a
-//! protocol.
+//! TLS that begins in the middle of a stream of lines, with Python at the other end, or a program that knows
+//! such a protocol.
 
 use std::process::Command;
 

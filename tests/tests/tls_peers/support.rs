@@ -201,8 +201,8 @@ pub(crate) fn dial(
     }
 }
 
-/// A port that nobody listens on just now, and that is free also for those who do not ask to reuse one. Each is given
-/// once, and is none that the system would give to somebody else, or to whoever connects.
+/// A port that nobody listens on just now, and that is free also for those who do not ask to reuse one. Each
+/// is given once, and is none that the system would give to somebody else, or to whoever connects.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {

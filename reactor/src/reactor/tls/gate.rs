@@ -1,5 +1,5 @@
-//! How a port or an attempt to connect holds a connection back until it is secure: the factory's protocol is built after
-//! the handshake, so that it can be told what was agreed on.
+//! How a port or an attempt to connect holds a connection back until it is secure: the factory's protocol is
+//! built after the handshake, so that it can be told what was agreed on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -100,7 +100,8 @@ impl Gate {
         result
     }
 
-    /// The factory hears that it is not needed any more when the last connection that it might be asked about is through.
+    /// The factory hears that it is not needed any more when the last connection that it might be asked about
+    /// is through.
     fn end_if_unused(&self) {
         if self.is_open.get() || self.inside.get() > 0 {
             return;
@@ -205,6 +206,7 @@ impl Protocol for Guard {
                     attempt.finish(Err(attempt.error(ConnectErrorKind::Declined)));
                 }
                 transport.lose_connection();
+                transport.0.machine.borrow_mut().shorten_linger();
             }
         }
     }

@@ -1,4 +1,5 @@
-//! How TLS begins on a connection that is there: [`Transport::start_tls_server`], [`Transport::start_tls_client`].
+//! How TLS begins on a connection that is there: [`Transport::start_tls_server`],
+//! [`Transport::start_tls_client`].
 
 use std::time::Instant;
 
@@ -16,14 +17,14 @@ use crate::reactor::transport::Transport;
 use crate::tls::{TlsClient, TlsInfo, TlsServer};
 
 impl Transport {
-    /// Goes on with TLS, as its server: what was written before leaves as it is, what is written from now on is sealed,
-    /// and waits for the handshake. When that is complete, [`tls_started`](crate::Protocol::tls_started) is called and
-    /// the Deferred fires.
+    /// Goes on with TLS, as its server: what was written before leaves as it is, what is written from now on
+    /// is sealed, and waits for the handshake. When that is complete,
+    /// [`tls_started`](crate::Protocol::tls_started) is called and the Deferred fires.
     ///
-    /// The peer must have sent nothing behind its request to begin: plain bytes that were received already, and that the
-    /// protocol [gives back](Self::unread) because it cannot use them, are an injection, and end the connection with
-    /// [`TlsError::Injected`]. A protocol must do that with whatever stands behind the request in the same chunk, and
-    /// never keep it for later.
+    /// The peer must have sent nothing behind its request to begin: plain bytes that were received already,
+    /// and that the protocol [gives back](Self::unread) because it cannot use them, are an injection, and end
+    /// the connection with [`TlsError::Injected`]. A protocol must do that with whatever stands behind the
+    /// request in the same chunk, and never keep it for later.
     ///
     /// ```
     /// use twistor::tls::TlsServer;
@@ -46,15 +47,15 @@ impl Transport {
     ///
     /// # Errors
     ///
-    /// The Deferred fails with the reason of the loss if the handshake fails or the connection ends before; at once if it
-    /// has TLS already, is closing, or is relayed.
+    /// The Deferred fails with the reason of the loss if the handshake fails or the connection ends before;
+    /// at once if it has TLS already, is closing, or is relayed.
     #[track_caller]
     pub fn start_tls_server(&self, server: &TlsServer) -> Deferred<TlsInfo, Reason> {
         self.start_tls(|transport| transport.begin_tls_server(server))
     }
 
-    /// Goes on with TLS, as its client, to a server that has to prove that it is `name`: a host name or an IP address.
-    /// Otherwise as [`start_tls_server`](Self::start_tls_server).
+    /// Goes on with TLS, as its client, to a server that has to prove that it is `name`: a host name or an IP
+    /// address. Otherwise as [`start_tls_server`](Self::start_tls_server).
     ///
     /// # Errors
     ///
