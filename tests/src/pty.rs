@@ -96,6 +96,17 @@ impl Pty {
         let side = || Stdio::from(self.program.try_clone().expect("a clone"));
         command.stdin(side()).stdout(side()).stderr(side());
         redirect(&mut command);
+        // Whoever started the tests may ignore signals, as `nohup` does.
+        let signals = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGTSTP];
+        // SAFETY: only system calls.
+        unsafe {
+            command.pre_exec(move || {
+                for signal in signals {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
         match session {
             Session::OfTheTest => {
                 command.process_group(0);
