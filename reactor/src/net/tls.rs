@@ -351,10 +351,10 @@ impl Tls {
 
     // Input.
 
-    /// Keeps sealed input for later; `waits` if a handshake has to wait for its turn.
-    pub(crate) fn keep(&mut self, data: &[u8], waits: bool) {
+    /// Keeps input of a handshake that has to wait for its turn.
+    pub(crate) fn wait_with(&mut self, data: &[u8]) {
         self.input.extend_from_slice(data);
-        self.awaits_turn = waits;
+        self.awaits_turn = true;
     }
 
     /// Whether a handshake has input that waits for its turn.

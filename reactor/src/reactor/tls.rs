@@ -90,7 +90,7 @@ impl Inner {
             let mut machine = transport.0.machine.borrow_mut();
             machine.tls_mut().is_some_and(|tls| {
                 let is_new = !tls.awaits_turn();
-                tls.keep(data, true);
+                tls.wait_with(data);
                 is_new
             })
         };
