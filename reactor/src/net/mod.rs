@@ -10,5 +10,3 @@ pub(crate) mod reason;
 pub(crate) mod timeouts;
 #[cfg_attr(not(feature = "tls"), path = "tls_none.rs")]
 pub(crate) mod tls;
-#[cfg(feature = "tls")]
-pub(crate) mod tls_error;

@@ -5,9 +5,9 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::timeouts::Timeout;
-#[cfg(feature = "tls")]
-use super::tls_error::TlsError;
 use crate::core::interruption::Interruption;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// Why a connection was lost, as [`connection_lost`](crate::Protocol::connection_lost) is told.
 #[derive(Clone, Debug)]

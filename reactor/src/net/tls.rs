@@ -18,9 +18,9 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
-use super::tls_error::TlsError;
 use crate::core::outbox::Outbox;
 use crate::core::pool::Pool;
+use crate::tls::TlsError;
 use crate::tls::{ServerNameTap, TlsInfo, TlsServer};
 
 /// Plain bytes in a full record (RFC 8446, section 5.1).

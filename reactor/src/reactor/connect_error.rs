@@ -96,7 +96,7 @@ impl ConnectError {
     /// A connection was lost in its handshake.
     #[cfg(feature = "tls")]
     pub(crate) fn unsecured(target: &str, reason: &Reason) -> Self {
-        use crate::net::tls_error::TlsError;
+        use crate::tls::TlsError;
 
         let kind = match reason {
             Reason::Tls(TlsError::HandshakeTimeout) => ConnectErrorKind::TimedOut,

@@ -18,11 +18,11 @@ use crate::driver::{Sent, read_queued_file};
 use crate::net::connection::{Connection as Machine, End, Phase};
 use crate::net::reason::Reason;
 use crate::net::tls::{Opened, Opening, SpareWire, Tls};
-use crate::net::tls_error::TlsError;
 use crate::reactor::inner::{Inner, Slot};
 use crate::reactor::stats::Counters;
 use crate::reactor::transport::{Link, Transport};
 use crate::reactor::watchdog::Hook;
+use crate::tls::TlsError;
 use crate::tls::TlsServer;
 
 /// What the connections with TLS share.

@@ -29,8 +29,6 @@ use crate::net::ends::Ends;
 use crate::net::reason::Reason;
 use crate::net::timeouts::Timeouts;
 use crate::net::tls::Tls;
-#[cfg(feature = "tls")]
-use crate::net::tls_error::TlsError;
 use crate::protocol::Protocol;
 use crate::reactor::deferred::{Deferred, Resolver};
 use crate::reactor::handle::Handle;
@@ -40,6 +38,8 @@ use crate::reactor::relay::RelayOut;
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::{DelayedCall, Timer};
 use crate::reactor::typed::Connection;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// A connection, as its protocol sees it: write to it, pause it, end it, ask about it.
 ///

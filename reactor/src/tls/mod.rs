@@ -35,6 +35,7 @@ mod client;
 mod client_builder;
 mod common;
 mod config_error;
+mod error;
 #[cfg(test)]
 mod handshake_tests;
 mod info;
@@ -48,10 +49,9 @@ pub use client::TlsClient;
 pub use client_builder::TlsClientBuilder;
 pub(crate) use config_error::Part;
 pub use config_error::TlsConfigError;
+pub use error::TlsError;
 pub use info::{TlsInfo, TlsVersion};
 pub use rustls;
 pub(crate) use server::ServerNameTap;
 pub use server::TlsServer;
 pub use server_builder::{ClientCertificates, TlsServerBuilder};
-
-pub use crate::net::tls_error::TlsError;

@@ -9,10 +9,10 @@ use super::shared::{InputEnd, Shared};
 #[cfg(feature = "tls")]
 use crate::net::connection::End;
 use crate::net::reason::Reason;
-#[cfg(feature = "tls")]
-use crate::net::tls_error::TlsError;
 use crate::protocol::{Eof, Protocol};
 use crate::reactor::transport::Transport;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 

@@ -15,10 +15,10 @@ use crate::core::intake::Intake;
 use crate::core::pool::Pool;
 use crate::net::connection::{End, Room};
 use crate::net::reason::Reason;
-#[cfg(feature = "tls")]
-use crate::net::tls_error::TlsError;
 use crate::reactor::task::budget;
 use crate::reactor::transport::{AT_ONCE_FROM, Transport};
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 /// Reading pauses when so many bytes wait for a reader, and goes on when fewer than half of them do.
 const INPUT_LIMIT: usize = 64 * 1024;

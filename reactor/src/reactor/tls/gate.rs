@@ -13,7 +13,6 @@ use crate::endpoint::TlsConnect;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::net::tls::Tls;
-use crate::net::tls_error::TlsError;
 use crate::protocol::{ErasedFactory, Peer, Protocol};
 use crate::reactor::connect_error::{ConnectError, ConnectErrorKind};
 use crate::reactor::connecting::Finish;
@@ -22,6 +21,7 @@ use crate::reactor::inner::Inner;
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::deadline;
 use crate::reactor::transport::Transport;
+use crate::tls::TlsError;
 use crate::tls::{TlsClient, TlsInfo, TlsServer};
 
 /// What is asked of a connection before it is let through.

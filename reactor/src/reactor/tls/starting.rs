@@ -8,12 +8,12 @@ use rustls::pki_types::ServerName;
 use crate::net::connection::End;
 use crate::net::reason::Reason;
 use crate::net::tls::Tls;
-use crate::net::tls_error::TlsError;
 use crate::reactor::deferred::Deferred;
 use crate::reactor::inner::Inner;
 use crate::reactor::stats::Counters;
 use crate::reactor::timers::deadline;
 use crate::reactor::transport::Transport;
+use crate::tls::TlsError;
 use crate::tls::{TlsClient, TlsInfo, TlsServer};
 
 impl Transport {
